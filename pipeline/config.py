@@ -1,0 +1,215 @@
+"""Options: declared once as dataclass fields, read from YAML, JSON or the command line, checked here.
+
+Nothing else in the project parses or validates anything that a user wrote.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import os
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic.fields import FieldInfo
+
+from pipeline.errors import ConfigError, one_line
+
+T = TypeVar("T")
+MAX_ALIASES = 100
+#: A number to every reader but YAML 1.1, which wants a dot and a signed exponent.
+_LOOKS_LIKE_FLOAT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
+
+
+def option(default: Any, help: str, *, choices: Iterable[Any] = (), **limits: Any) -> Any:
+    """A dataclass field that is a flag and a config key.
+
+    Args:
+        help: one line with the unit.
+        choices: the values allowed, where they are few.
+        limits: ge, gt, le, lt: bounds of a number.
+    """
+    metadata = {"help": help, "choices": tuple(choices), "limits": limits}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
+    """An instance of a dataclass from what a user wrote; what is missing or null has its default.
+
+    Args:
+        where: dotted place of `values` in the config, for messages.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type or a value out of bounds; names the key.
+    """
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    values = {key: value for key, value in values.items() if value is not None or key not in fields}
+    check_keys(values, fields, where)
+    hints = typing.get_type_hints(cls)
+    prepared = {k: tuple(v) if _is_tuple(hints[k]) and isinstance(v, list) else v for k, v in values.items()}
+    try:
+        checked = _model(cls)(**prepared)
+    except pydantic.ValidationError as error:
+        raise _config_error(error, where) from None
+    for name, value in checked:
+        choices = fields[name].metadata.get("choices")
+        given = value if isinstance(value, tuple) else (value,)
+        if choices and value is not None and not set(given) <= set(choices):
+            allowed = ", ".join(map(str, choices))
+            raise ConfigError(f"{_place(where, name)}: {value!r} is none of {allowed}")
+    return cls(**dict(checked))
+
+
+def check_keys(values: Mapping[Any, Any], known: Iterable[str], where: str) -> None:
+    """Raise a ConfigError for the first key that is not known, with the nearest one that is."""
+    names = list(known)
+    for key in values:
+        if key not in names:
+            near = difflib.get_close_matches(str(key), names, 1)
+            hint = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(names)}"
+            raise ConfigError(f"{_place(where, str(key))}: unknown; {hint}")
+
+
+def _place(where: str, key: str) -> str:
+    return f"{where}.{key}" if where else key
+
+
+def _is_tuple(hint: Any) -> bool:
+    return typing.get_origin(hint) is tuple
+
+
+@cache
+def _model(cls: type) -> type[pydantic.BaseModel]:
+    hints = typing.get_type_hints(cls)
+    fields: dict[str, Any] = {}
+    for field in dataclasses.fields(cls):
+        limits = dict(field.metadata.get("limits", {}))
+        if "float" in str(hints[field.name]):
+            limits["allow_inf_nan"] = False
+        info: FieldInfo = pydantic.Field(field.default, **limits)
+        fields[field.name] = (hints[field.name], info)
+    settings = pydantic.ConfigDict(strict=True, extra="forbid")
+    return pydantic.create_model(cls.__name__, __config__=settings, **fields)
+
+
+def _config_error(error: pydantic.ValidationError, where: str) -> ConfigError:
+    first = error.errors()[0]
+    place = _place(where, ".".join(str(part) for part in first["loc"]))
+    given = first["input"]
+    message = first["msg"].lower()
+    if isinstance(given, str) and _LOOKS_LIKE_FLOAT.fullmatch(given):
+        message += (
+            f"; YAML reads {given} as text, write {float(given)!r}" if "." in repr(float(given)) else ""
+        )
+        message += f" (or {_yaml_float(given)})"
+    return ConfigError(f"{place}: {one_line(repr(given), 60)}: {message}")
+
+
+def _yaml_float(text: str) -> str:
+    mantissa, _, exponent = text.lower().partition("e")
+    sign = "" if exponent[0] in "+-" else "+"
+    return f"{mantissa}{'' if '.' in mantissa else '.0'}e{sign}{exponent}"
+
+
+# --- files -------------------------------------------------------------------------------------
+
+
+def load(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """A YAML or JSON config with its `${a.b}` filled in. It is data: nothing in it is executed.
+
+    `$(pwd)` is the current folder.
+
+    Raises:
+        ConfigError: no such file, a syntax error, a key given twice, or a reference to nothing.
+    """
+    path = Path(path)
+    if path.suffix not in (".yaml", ".yml", ".json"):
+        raise ConfigError(f"{path}: a config ends in .yaml, .yml or .json")
+    try:
+        text = path.read_text("utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: byte {error.start}: not UTF-8") from error
+    try:
+        if path.suffix == ".json":
+            raw = json.loads(text, object_pairs_hook=_unique_pairs)
+        else:
+            raw = yaml.load(text, _Loader)
+    except (json.JSONDecodeError, yaml.YAMLError, ConfigError, RecursionError) as error:
+        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: a config is a mapping of keys to values")
+    try:
+        resolved = OmegaConf.to_container(OmegaConf.create(_with_folder(raw)), resolve=True)
+    except OmegaConfBaseException as error:
+        key = f" at `{error.full_key}`" if getattr(error, "full_key", None) else ""
+        raise ConfigError(f"{path}{key}: {str(error).splitlines()[0]}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: a value refers to itself") from error
+    assert isinstance(resolved, dict)
+    return typing.cast(dict[str, Any], resolved)
+
+
+def _with_folder(value: Any) -> Any:
+    """The ancestor's `$(pwd)` in every text."""
+    if isinstance(value, dict):
+        return {key: _with_folder(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_with_folder(inner) for inner in value]
+    if isinstance(value, str) and "$(" in value:
+        value = value.replace("$(pwd)", os.getcwd())
+        if "$(" in value:
+            raise ConfigError(f"{one_line(value)}: only $(pwd) and ${{key.key}} are filled in")
+    return value
+
+
+def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ConfigError(f"key `{next(n for n in names if names.count(n) > 1)}` is given twice")
+    return mapping
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain data only; a key given twice and a flood of aliases are errors."""
+
+    aliases = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            self.aliases += 1
+            if self.aliases > MAX_ALIASES:
+                raise ConfigError(f"more than {MAX_ALIASES} aliases")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                line = key_node.start_mark.line + 1
+                raise ConfigError(f"line {line}: the key {key!r} is no text; put it in quotes")
+            if key in seen:
+                raise ConfigError(f"line {key_node.start_mark.line + 1}: key `{key}` is given twice")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def optional_type(hint: Any) -> Any:
+    """`int` for `int | None`; every other hint as it is."""
+    if isinstance(hint, types.UnionType):
+        inner = [part for part in typing.get_args(hint) if part is not type(None)]
+        return inner[0] if len(inner) == 1 else hint
+    return hint

@@ -1,0 +1,264 @@
+"""A folder of videos or pictures as a table: python -m pipeline.datasets.convert video ROOT --output meta.csv
+
+Files are told by their name where its ending is that of a video (or picture), and else by looking
+into them. Rows are sorted by their path below ROOT, so that the same files give the same table.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pandas as pd
+
+from pipeline import media, meta
+from pipeline.cli import Parser, run_main
+from pipeline.config import option
+from pipeline.errors import CallError, MediaError, one_line, storing
+from pipeline.run import write_sidecar
+from pipeline.status import Status, recording
+from pipeline.store import working_on
+from pipeline.workers import Pool
+
+log = logging.getLogger(__name__)
+
+VIDEO_ENDINGS = frozenset(
+    ".mp4 .m4v .mov .qt .avi .mkv .webm .flv .f4v .wmv .asf .mpg .mpeg .m2v .vob .ts .mts .m2ts .3gp "
+    ".3g2 .ogv .ogm .mxf .gif .divx .rm .rmvb .dv .y4m .h264 .h265 .hevc .ivf .nut .insv".split()
+)
+IMAGE_ENDINGS = frozenset(".jpg .jpeg .png .ppm .bmp .pgm .tif .tiff .webp .jfif".split())
+#: Files of these endings are neither and are not looked into.
+OTHER_ENDINGS = frozenset(
+    ".txt .md .csv .tsv .json .jsonl .yaml .yml .xml .html .htm .log .py .sh .srt .vtt .ass .sub .nfo "
+    ".pdf .zip .tar .gz .bz2 .xz .7z .rar .parquet .npy .npz .pt .pth .ckpt .safetensors .onnx .h5 "
+    ".mp3 .wav .flac .aac .m4a .ogg .opus .wma .db .sqlite .part .tmp .crdownload".split()
+)
+SNIFF_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """What convert does beside listing."""
+
+    from_json: bool = option(False, "ROOT is a JSON list of paths, or of objects with a `path`")
+    download: str = option("", "folder to copy the files of a URL (s3://...) to, and to list them in")
+    num_workers: int = option(0, "processes that look into files of unknown ending; 0: one per core", ge=0)
+
+
+@dataclass
+class _Found:
+    """Files below a root, and what cannot be listed, each as a path below the root."""
+
+    known: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    refused: list[tuple[str, str, str]] = field(default_factory=list)  # path, code, detail
+    hidden: int = 0
+
+
+def convert(kind: str, root: str, output: Path, options: ConvertOptions = ConvertOptions()) -> Status:
+    """List a folder, a URL or a JSON list as a table `path,id,relpath`.
+
+    Args:
+        kind: "video" or "image".
+        root: a folder, a URL that fsspec knows, or with `from_json` a file.
+
+    Raises:
+        CallError: the root is not there or cannot be read.
+    """
+    with working_on(output), recording(Status("convert", output)) as status:
+        refused: list[tuple[str, str, str]] = []
+        if options.from_json:
+            frame = _from_json(Path(root))
+        else:
+            if "://" in root:
+                root = _downloaded(root, options.download)
+            elif options.download:
+                raise CallError(f"--download copies the files of a URL; {root} is a folder")
+            relpaths, refused = _list(kind, root, options.num_workers)
+            frame = pd.DataFrame({"path": [os.path.join(root, r) for r in relpaths]})
+            frame["id"] = [Path(r).stem for r in relpaths]
+            frame["relpath"] = relpaths
+        frame = frame.astype(meta.TEXT)
+        meta.write(frame, output)
+        failed = pd.DataFrame(refused, columns=["path", "code", "detail"], dtype=str)
+        failed.insert(1, "scorer", "convert")
+        write_sidecar(failed.astype(meta.TEXT), output, "failed")
+        status.rows_in = len(frame) + len(refused)
+        status.rows_out = status.scored = len(frame)
+        status.failed_rows = len(refused)
+        for _, code, _ in refused:
+            status.failed[f"convert: {code}"] = status.failed.get(f"convert: {code}", 0) + 1
+    return status
+
+
+def _list(kind: str, root: str, workers: int) -> tuple[list[str], list[tuple[str, str, str]]]:
+    if not os.path.isdir(root):
+        raise CallError(f"{root}: no such folder")
+    endings = VIDEO_ENDINGS if kind == "video" else IMAGE_ENDINGS
+    others = OTHER_ENDINGS | (IMAGE_ENDINGS if kind == "video" else VIDEO_ENDINGS)
+    try:
+        os.listdir(root)
+    except OSError as error:
+        raise CallError(f"{root}: cannot be read: {error.strerror}") from error
+    found = _walk(root, endings, others)
+    if found.hidden:
+        log.info("%s: %d hidden files are left out", root, found.hidden)
+    sniffed = _sniffed(kind, root, found.unknown, workers)
+    return sorted([*found.known, *sniffed]), found.refused
+
+
+def _walk(root: str, endings: frozenset[str], others: frozenset[str]) -> _Found:
+    """All files below a folder; links to folders are followed, each folder once."""
+    found = _Found()
+    seen: set[tuple[int, int]] = set()
+
+    def visit(below: str) -> bool:
+        """List one folder; whether anything in it was listed."""
+        try:
+            status = os.stat(os.path.join(root, below))
+            entries = sorted(os.scandir(os.path.join(root, below)), key=lambda e: e.name)
+        except OSError as error:
+            found.refused.append((_shown(below), "unreadable", error.strerror or ""))
+            return True
+        if (status.st_dev, status.st_ino) in seen:
+            return True
+        seen.add((status.st_dev, status.st_ino))
+        listed = False
+        for entry in entries:
+            path = os.path.join(below, entry.name)
+            ending = os.path.splitext(entry.name)[1].lower()
+            if entry.name.startswith("."):
+                found.hidden += 1
+            elif not _is_utf8(entry.name):
+                found.refused.append((_shown(path), "bad_path", "the name is not UTF-8"))
+            elif _is_folder(entry):
+                if visit(path):
+                    listed = True
+                elif ending in endings:  # an empty folder named like a video
+                    found.known.append(path)
+                    listed = True
+            elif ending in endings:
+                found.known.append(path)
+                listed = True
+            elif ending not in others and entry.is_file():
+                found.unknown.append(path)
+        return listed
+
+    visit("")
+    return found
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a loop of links
+        return False
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _shown(path: str) -> str:
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+@dataclass(frozen=True)
+class _Sniff:
+    """Whether a file can be opened as a video (or picture); runs in a worker process."""
+
+    kind: str
+
+    def __call__(self, path: str, allow: Callable[[float], None]) -> bool:
+        info = media.Media(path).info
+        return info.is_image == (self.kind == "image")
+
+
+def _sniffed(kind: str, root: str, unknown: list[str], workers: int) -> Iterator[str]:
+    if not unknown:
+        return
+    pool = Pool(
+        _Sniff(kind),
+        min(len(unknown), workers or os.cpu_count() or 1),
+        seconds=SNIFF_SECONDS,
+        memory_bytes=4 << 30,
+    )
+    for relpath, answer in pool.map((path, os.path.join(root, path)) for path in unknown):
+        if not isinstance(answer, MediaError) and answer:
+            yield relpath
+
+
+def _downloaded(url: str, folder: str) -> str:
+    """Copy the files below a URL into a folder, those that are not there yet; return the folder."""
+    if not folder:
+        raise CallError(f"{url}: only local files can be read; give --download FOLDER to copy them to")
+    try:
+        system, base = fsspec.core.url_to_fs(url)
+        names = {name: details["size"] for name, details in system.find(base, detail=True).items()}
+    except (OSError, ValueError, ImportError) as error:
+        raise CallError(f"{url}: {one_line(str(error))}") from error
+    if not names:
+        raise CallError(f"{url}: nothing there")
+    for name, size in sorted(names.items()):
+        relpath = os.path.relpath(name, base)
+        target = Path(folder) / relpath
+        if relpath.startswith("..") or os.path.isabs(relpath):
+            raise CallError(f"{url}: {one_line(name)} lies outside it")
+        if target.exists() and target.stat().st_size == size:
+            continue
+        with meta.replacing(target) as file, system.open(name, "rb") as source:
+            while block := source.read(1 << 22):
+                with storing(target):
+                    file.write(block)
+    return folder
+
+
+def _from_json(path: Path) -> pd.DataFrame:
+    try:
+        entries = json.loads(path.read_text("utf-8-sig"))
+    except OSError as error:
+        raise CallError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise CallError(f"{path}: not JSON: {error}") from error
+    if not isinstance(entries, list):
+        raise CallError(f"{path}: a JSON list of paths or of objects is needed")
+    rows: list[dict[str, Any]] = []
+    for number, entry in enumerate(entries):
+        row = {"path": entry} if isinstance(entry, str) else entry
+        if not isinstance(row, dict) or not isinstance(row.get("path"), str):
+            raise CallError(f"{path}: entry {number} is no path and has no `path`")
+        names = {"id": Path(row["path"]).stem, "relpath": row["path"].lstrip("/")}
+        rows.append({"path": row["path"], **names, **{k: _json_cell(v) for k, v in row.items()}})
+    columns = list(dict.fromkeys(["path", "id", "relpath", *(key for row in rows for key in row)]))
+    return pd.DataFrame([{c: row.get(c, "") for c in columns} for row in rows], columns=columns, dtype=str)
+
+
+def _json_cell(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else meta.cell(value)
+
+
+def main() -> None:
+    """The program."""
+    parser = Parser(__doc__ or "")
+    parser.add_argument("kind", choices=("video", "image"), help="what to look for")
+    parser.add_argument("root", help="a folder, a URL that fsspec knows, or with --from_json a list")
+    parser.add_argument("--output", required=True, help="table to write: .csv or .parquet")
+    parser.add_fields(ConvertOptions, "options")
+    given = parser.parse_args()
+    run_main(lambda: convert(given.kind, given.root, Path(given.output), parser.take(ConvertOptions, given)))
+
+
+if __name__ == "__main__":  # run as the module that it is: workers know its classes by that name
+    from pipeline.datasets.convert import main as program
+
+    program()

@@ -1,0 +1,553 @@
+"""Filter, sort, join and split tables: python -m pipeline.datasets.datautil META... [verbs]
+
+Verbs are carried out in a fixed order, whatever the order of the flags: tables are joined, compared
+with others, measured, filtered, sorted, cut to size. What a filter drops stands with its reason in
+`<output>_dropped`; kept and dropped rows together are always all rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pipeline import launch, meta, run
+from pipeline.cli import Parser, run_main
+from pipeline.config import option
+from pipeline.datasets.convert import IMAGE_ENDINGS, VIDEO_ENDINGS
+from pipeline.datasets.expression import Expression
+from pipeline.errors import MetaError
+from pipeline.status import Status, recording
+from pipeline.store import Store, working_on
+from scoring.info.scorer import Info
+
+NSFW_LIMIT = 0.2
+TRAIN_COLUMNS = "path text num_frames fps height width aspect_ratio resolution text_len".split()
+PRE_TRAIN_COLUMNS = [*TRAIN_COLUMNS, "aes", "flow", "pred_score"]
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A verb that keeps rows whose number in a column is on the right side of a bound.
+
+    Attributes:
+        column: what is compared; `secondsmin` and `secondsmax` compute theirs.
+        keep: ">=" or "<=".
+        scorer: whose failures explain an empty cell.
+        spares_pictures: pictures have no such value, and pass.
+        suffix: of the output's name.
+    """
+
+    column: str
+    keep: str
+    scorer: str
+    suffix: str
+    spares_pictures: bool = False
+
+
+#: In the order in which they are carried out. A new scorer adds its line here.
+FILTERS: dict[str, Filter] = {
+    "fsmin": Filter("filesize", ">=", "", "fsmin"),
+    "fsmax": Filter("filesize", "<=", "", "fsmax"),
+    "fmin": Filter("num_frames", ">=", "info", "fmin"),
+    "fmax": Filter("num_frames", "<=", "info", "fmax"),
+    "fpsmax": Filter("fps", "<=", "info", "fpsmax", spares_pictures=True),
+    "hwmax": Filter("resolution", "<=", "info", "hwmax"),
+    "ocr_box_max": Filter("num_boxes", "<=", "ocr", "ocrboxmax"),
+    "ocr_single_max": Filter("max_single_percentage", "<=", "ocr", "ocrsinglemax"),
+    "ocr_total_max": Filter("total_text_percentage", "<=", "ocr", "ocrtotalmax"),
+    "aesmin": Filter("aes", ">=", "aes", "aesmin"),
+    "matchmin": Filter("match", ">=", "match", "matchmin"),
+    "flowmin": Filter("flow", ">=", "motion", "flowmin"),
+    "motionmin": Filter("motion", ">=", "motion", "motionmin"),
+    "motionmax": Filter("motion", "<=", "motion", "motionmax"),
+    "sharpnessmin": Filter("sharpness", ">=", "quality", "sharpnessmin"),
+    "noisemax": Filter("noise", "<=", "quality", "noisemax"),
+    "blockinessmax": Filter("blockiness", "<=", "quality", "blockinessmax"),
+    "brightnessmin": Filter("brightness", ">=", "quality", "brightnessmin"),
+    "brightnessmax": Filter("brightness", "<=", "quality", "brightnessmax"),
+    "contrastmin": Filter("contrast", ">=", "quality", "contrastmin"),
+    "clippedmax": Filter("clipped", "<=", "quality", "clippedmax"),
+    "bordersmax": Filter("black_borders", "<=", "quality", "bordersmax"),
+    "frozenmax": Filter("frozen", "<=", "quality", "frozenmax"),
+    "prefmin": Filter("pred_score", ">=", "", "prefmin"),
+    "facemin": Filter("face_area_ratio", ">=", "", "facemin"),
+    "lpipsmin": Filter("lpips", ">=", "lpips", "lpipsmin"),
+    "safety_check": Filter("nsfw", "<=", "nsfw", "safe"),
+    "secondsmax": Filter("seconds", "<=", "info", "secondsmax", spares_pictures=True),
+    "secondsmin": Filter("seconds", ">=", "info", "secondsmin", spares_pictures=True),
+}
+
+#: The names of v1.3 for the same verbs.
+ALIASES = {
+    "path_subtract": "difference",
+    "path_intersect": "intersection",
+    "path_keep_substr": "path_subset",
+    "path_filter_empty": "remove_empty_path",
+    "path_dedup": "remove_path_duplication",
+    "chunk": "shard",
+}
+
+
+def _bound(verb: str, text: str, **limits: float) -> float | None:
+    filter = FILTERS[verb]
+    bound: float | None = option(None, f"{text}: keep {filter.column} {filter.keep} this", **limits)
+    return bound
+
+
+@dataclass(frozen=True)
+class Verbs:
+    """Everything datautil can be asked to do, under the names of v1.2."""
+
+    difference: str | None = option(None, "drop rows whose path is in this table")
+    intersection: str | None = option(None, "keep rows whose path is in this table, and add its columns")
+    info: bool = option(False, "measure every file: num_frames, height, width, fps, duration, ...")
+    video_info: bool = option(False, "the same")
+    ext: bool = option(False, "keep rows whose file exists")
+    remove_empty_path: bool = option(False, "keep rows with a path")
+    remove_path_duplication: bool = option(False, "keep the first row of each path")
+    path_subset: str | None = option(None, "keep rows whose path matches this regular expression")
+    path_filter_substr: str | None = option(None, "drop rows whose path holds this text")
+    relpath: str | None = option(None, "make paths relative to this folder")
+    abspath: str | None = option(None, "put this folder in front of paths")
+    path_to_id: bool = option(False, "set `id` to the file's name without its ending")
+    filesize: bool = option(False, "add `filesize` in MiB")
+    sort: str | None = option(None, "sort by this column, largest first")
+    sort_ascending: str | None = option(None, "sort by this column, smallest first")
+    filter: tuple[str, ...] = option((), "keep rows for which each expression holds: 'aes > 4 and fps < 60'")
+    fsmin: float | None = _bound("fsmin", "MiB")
+    fsmax: float | None = _bound("fsmax", "MiB")
+    fmin: int | None = _bound("fmin", "frames")
+    fmax: int | None = _bound("fmax", "frames")
+    fpsmax: float | None = _bound("fpsmax", "frames per second")
+    hwmax: int | None = _bound("hwmax", "pixels")
+    ocr_box_max: float | None = _bound("ocr_box_max", "text boxes")
+    ocr_single_max: float | None = _bound("ocr_single_max", "0-1")
+    ocr_total_max: float | None = _bound("ocr_total_max", "0-1")
+    aesmin: float | None = _bound("aesmin", "about 1-10")
+    matchmin: float | None = _bound("matchmin", "0-100")
+    flowmin: float | None = _bound("flowmin", "diagonals per frame")
+    motionmin: float | None = _bound("motionmin", "grey levels")
+    motionmax: float | None = _bound("motionmax", "grey levels")
+    sharpnessmin: float | None = _bound("sharpnessmin", "variance of the Laplacian")
+    noisemax: float | None = _bound("noisemax", "grey levels")
+    blockinessmax: float | None = _bound("blockinessmax", "1 is none")
+    brightnessmin: float | None = _bound("brightnessmin", "0-1")
+    brightnessmax: float | None = _bound("brightnessmax", "0-1")
+    contrastmin: float | None = _bound("contrastmin", "0-1")
+    clippedmax: float | None = _bound("clippedmax", "0-1")
+    bordersmax: float | None = _bound("bordersmax", "0-1")
+    frozenmax: float | None = _bound("frozenmax", "0-1")
+    prefmin: float | None = _bound("prefmin", "preference score")
+    facemin: float | None = _bound("facemin", "0-1")
+    lpipsmin: float | None = _bound("lpipsmin", "LPIPS distance")
+    safety_check: bool = option(False, f"keep nsfw <= {NSFW_LIMIT}")
+    secondsmax: float | None = _bound("secondsmax", "seconds")
+    secondsmin: float | None = _bound("secondsmin", "seconds")
+    filter_dyn_fps: bool = option(False, "keep num_frames >= keep_frames x ceil(fps / max_fps)")
+    dyn_fps_max_fps: float = option(16.0, "max_fps of --filter_dyn_fps", gt=0)
+    dyn_fps_keep_frames: int = option(32, "keep_frames of --filter_dyn_fps", ge=1)
+    img_only: bool = option(False, "keep pictures, by the ending of the name")
+    vid_only: bool = option(False, "keep videos, by the ending of the name")
+    h_le_w: bool = option(False, "keep height <= width")
+    keep_best: tuple[str, ...] = option((), "PERCENT COLUMN: keep that share of rows, highest first")
+    shuffle: bool = option(False, "shuffle the rows, by --seed")
+    head: int | None = option(None, "keep the first rows", ge=0)
+    sample: int | None = option(None, "keep so many rows, drawn by --seed, in their order", ge=0)
+    train_column: bool = option(False, f"keep only the columns {' '.join(TRAIN_COLUMNS)}")
+    pre_train_column: bool = option(False, f"keep only the columns {' '.join(PRE_TRAIN_COLUMNS)}")
+    shard: int | None = option(None, "write so many tables <output>_0, _1, ... of equal length", ge=1)
+    seed: int = option(42, "of --shuffle and --sample")
+    missing: str = option(
+        "drop", "what a filter does with a row that has no value", choices=("drop", "keep", "stop")
+    )
+    strict: bool = option(False, "stop at a cell that should hold a number and does not")
+
+
+@dataclass(frozen=True)
+class UtilOptions:
+    """How datautil is run."""
+
+    output: str = option("", "table to write instead of <first table>_<verbs>")
+    format: str | None = option(None, "ending of the output's automatic name", choices=("csv", "parquet"))
+    num_workers: int = option(0, "processes of --info; 0: one per core", ge=0)
+    disable_parallel: bool = option(False, "one process")
+    root: str = option("", "refuse files outside this folder (--info)")
+
+
+class Sieve:
+    """A table on its way through the verbs, and what has been dropped from it."""
+
+    def __init__(self, frame: pd.DataFrame, missing: str, strict: bool) -> None:
+        self.frame = frame
+        self._missing, self._strict = missing, strict
+        self._dropped: list[pd.DataFrame] = []
+        self.reasons: Counter[str] = Counter()
+
+    def drop(self, rows: np.ndarray, reasons: Sequence[str] | str, told: str) -> None:
+        """Drop the rows that [N] bool marks.
+
+        Args:
+            reasons: of each row of the table, or one for all.
+            told: the reason without its value, for the summary.
+        """
+        if not rows.any():
+            return
+        gone = self.frame[rows].copy()
+        texts = reasons if isinstance(reasons, str) else np.asarray(reasons, object)[rows]
+        gone["reason"] = meta.text_column([texts] * len(gone) if isinstance(texts, str) else texts, gone)
+        self._dropped.append(gone)
+        self.reasons[told] += len(gone)
+        self.frame = self.frame[~rows].reset_index(drop=True)
+
+    def dropped(self) -> pd.DataFrame:
+        """All dropped rows with their column `reason`."""
+        if not self._dropped:
+            return self.frame.iloc[:0]
+        return meta.concatenate(self._dropped)
+
+    def bound(self, filter: Filter, bound: float, values: np.ndarray, bad: np.ndarray) -> None:
+        """Keep rows on the right side of a bound.
+
+        Args:
+            values: [N] float64, NaN where there is no value.
+            bad: [N] bool, where a cell is filled with something else.
+        """
+        name = filter.column
+        beyond = values < bound if filter.keep == ">=" else values > bound
+        sign = "<" if filter.keep == ">=" else ">"
+        shown = meta.number_text(bound)
+        told = [f"{name} {meta.cell(v)} {sign} {shown}" for v in values]
+        if name == "lpips":
+            told = [
+                "lpips -1: fewer than two frames" if v == -1 else t for v, t in zip(values, told, strict=True)
+            ]
+        empty = np.isnan(values)
+        if filter.spares_pictures:
+            empty &= ~_is_picture(self.frame)
+        why = self._why_empty(filter, empty, bad)
+        if empty.any() and (self._missing == "stop" or (self._strict and bad.any())):
+            row = int(np.flatnonzero(bad if self._strict and bad.any() else empty)[0])
+            raise MetaError(f"row {row + 1}: {why[row]}; --missing {self._missing} stops there")
+        if self._missing == "keep":
+            empty = bad
+        reasons = np.where(empty, why, told)
+        self.drop(beyond | empty, reasons, f"{name} {sign} {shown}")
+
+    def _why_empty(self, filter: Filter, empty: np.ndarray, bad: np.ndarray) -> np.ndarray:
+        why = np.full(len(self.frame), "", object)
+        errors = meta.text(self.frame, "error").to_numpy() if "error" in self.frame.columns else None
+        cells = meta.text(self.frame, filter.column) if filter.column in self.frame.columns else None
+        for row in np.flatnonzero(empty):
+            code = meta.parse_errors(errors[row]).get(filter.scorer) if errors is not None else None
+            if bad[row] and cells is not None:
+                code = f"bad_value {cells.iat[row]!r}"
+            why[row] = f"{filter.column}: {code or 'not run'}"
+        return why
+
+    def column(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Values and bad cells of a column; of `seconds` the length of each clip."""
+        if name != "seconds":
+            meta.require(self.frame, name, "the table")
+            return meta.numbers(self.frame, name)
+        if "duration" in self.frame.columns:
+            return meta.numbers(self.frame, "duration")
+        frames, bad_frames = self.column("num_frames")
+        fps, bad_fps = self.column("fps")
+        with np.errstate(divide="ignore", invalid="ignore"):
+            seconds = np.where(fps > 0, frames / fps, np.nan)
+        return seconds, bad_frames | bad_fps
+
+
+def _is_picture(frame: pd.DataFrame) -> np.ndarray:
+    """[N] bool: rows measured as one frame without a rate."""
+    if not {"num_frames", "fps"} <= set(frame.columns):
+        return np.zeros(len(frame), bool)
+    frames, _ = meta.numbers(frame, "num_frames")
+    fps, bad = meta.numbers(frame, "fps")
+    return (frames == 1) & np.isnan(fps) & ~bad
+
+
+# --- the verbs ---------------------------------------------------------------------------------
+
+
+def _difference(sieve: Sieve, table: str) -> None:
+    other = set(meta.text(meta.read([table]), "path"))
+    rows = meta.text(sieve.frame, "path").isin(other).to_numpy(bool)
+    sieve.drop(rows, f"path: in {table}", "path in another table")
+
+
+def _intersection(sieve: Sieve, table: str) -> None:
+    other = meta.read([table])
+    paths = meta.text(other, "path")
+    other = other[~paths.duplicated()].set_index(paths[~paths.duplicated()])
+    mine = meta.text(sieve.frame, "path")
+    rows = ~mine.isin(other.index).to_numpy(bool)
+    sieve.drop(rows, f"path: not in {table}", "path not in another table")
+    new = [c for c in other.columns if c not in sieve.frame.columns]
+    added = other.loc[meta.text(sieve.frame, "path"), new].reset_index(drop=True)
+    sieve.frame = pd.concat([sieve.frame, added], axis=1)
+
+
+def _paths(sieve: Sieve, verbs: Verbs) -> None:
+    """The verbs that look at names alone."""
+    if verbs.ext:
+        there = [os.path.exists(p) for p in meta.text(sieve.frame, "path")]
+        sieve.drop(~np.array(there, bool), "path: missing", "path missing")
+    if verbs.remove_empty_path:
+        empty = (meta.text(sieve.frame, "path").str.strip() == "").to_numpy(bool)
+        sieve.drop(empty, "path: empty", "path empty")
+    if verbs.remove_path_duplication:
+        again = meta.text(sieve.frame, "path").duplicated().to_numpy(bool)
+        sieve.drop(again, "path: listed before", "path listed before")
+    if verbs.path_subset is not None:
+        hit = meta.text(sieve.frame, "path").str.contains(verbs.path_subset, regex=True)
+        sieve.drop(~hit.to_numpy(bool), f"path: no match of {verbs.path_subset}", "path without a match")
+    if verbs.path_filter_substr is not None:
+        hit = meta.text(sieve.frame, "path").str.contains(verbs.path_filter_substr, regex=False)
+        sieve.drop(hit.to_numpy(bool), f"path: holds {verbs.path_filter_substr}", "path with a text")
+    for wanted, endings, name in (
+        (verbs.img_only, IMAGE_ENDINGS, "picture"),
+        (verbs.vid_only, VIDEO_ENDINGS, "video"),
+    ):
+        if wanted:
+            ending = [os.path.splitext(p)[1].lower() for p in meta.text(sieve.frame, "path")]
+            other = np.array([e not in endings for e in ending], bool)
+            sieve.drop(other, f"path: no {name}", f"no {name}")
+
+
+def _rename(sieve: Sieve, verbs: Verbs) -> None:
+    frame = sieve.frame
+    changes: list[tuple[object, str, Callable[[str], str]]] = [
+        (verbs.relpath, "path", lambda p: os.path.relpath(p, verbs.relpath)),
+        (verbs.abspath, "path", lambda p: os.path.join(str(verbs.abspath), p)),
+        (verbs.path_to_id, "id", lambda p: Path(p).stem),
+    ]
+    for wanted, column, change in changes:
+        if wanted:
+            frame[column] = meta.text_column([change(p) for p in meta.text(frame, "path")], frame)
+
+
+def _sort(sieve: Sieve, verbs: Verbs) -> None:
+    if verbs.sort and verbs.sort_ascending:
+        raise MetaError("--sort and --sort_ascending exclude each other")
+    column = verbs.sort or verbs.sort_ascending
+    if not column:
+        return
+    meta.require(sieve.frame, column, "--sort")
+    values, bad = meta.numbers(sieve.frame, column)
+    keys = meta.text(sieve.frame, column) if bad.any() else pd.Series(values)
+    order = keys.sort_values(ascending=bool(verbs.sort_ascending), kind="stable", na_position="last")
+    sieve.frame = sieve.frame.iloc[order.index].reset_index(drop=True)
+
+
+def _filesize(sieve: Sieve) -> None:
+    def mebibytes(path: str) -> str:
+        try:
+            return meta.cell(os.path.getsize(path) / MIB)
+        except OSError:
+            return ""
+
+    cells = [mebibytes(p) for p in meta.text(sieve.frame, "path")]
+    sieve.frame["filesize"] = meta.text_column(cells, sieve.frame)
+
+
+def _expressions(sieve: Sieve, verbs: Verbs) -> None:
+    for text in verbs.filter:
+        keep = Expression(text).keep(sieve.frame)
+        sieve.drop(~keep, f"filter: not {text}", f"not ({text})")
+
+
+def _bounds(sieve: Sieve, verbs: Verbs) -> None:
+    for verb, filter in FILTERS.items():
+        bound = getattr(verbs, verb)
+        if bound is None or bound is False:
+            continue
+        values, bad = sieve.column(filter.column)
+        sieve.bound(filter, NSFW_LIMIT if bound is True else float(bound), values, bad)
+
+
+def _shapes(sieve: Sieve, verbs: Verbs) -> None:
+    if verbs.filter_dyn_fps:
+        fps, _ = sieve.column("fps")
+        frames, _ = sieve.column("num_frames")
+        least = verbs.dyn_fps_keep_frames * np.ceil(fps / verbs.dyn_fps_max_fps)
+        short = ~(frames >= least) & ~_is_picture(sieve.frame)
+        sieve.drop(
+            short, [f"num_frames {f:g} < {n:g}" for f, n in zip(frames, least, strict=True)], "dyn_fps"
+        )
+    if verbs.h_le_w:
+        height, _ = sieve.column("height")
+        width, _ = sieve.column("width")
+        sieve.drop(~(height <= width), "height > width", "height > width")
+
+
+def _selection(sieve: Sieve, verbs: Verbs) -> None:
+    if verbs.keep_best:
+        _keep_best(sieve, verbs.keep_best)
+    if verbs.shuffle:
+        order = np.random.default_rng(verbs.seed).permutation(len(sieve.frame))
+        sieve.frame = sieve.frame.iloc[order].reset_index(drop=True)
+    if verbs.head is not None:
+        sieve.drop(np.arange(len(sieve.frame)) >= verbs.head, f"head {verbs.head}", "after the head")
+    if verbs.sample is not None:
+        count = len(sieve.frame)
+        drawn = np.random.default_rng(verbs.seed).permutation(count)[: verbs.sample]
+        sieve.drop(~np.isin(np.arange(count), drawn), f"sample {verbs.sample}", "not in the sample")
+
+
+def _keep_best(sieve: Sieve, given: tuple[str, ...]) -> None:
+    try:
+        percent, column = float(given[0]), given[1]
+    except (ValueError, IndexError):
+        percent, column = -1.0, ""
+    if len(given) != 2 or not 0 <= percent <= 100:
+        raise MetaError(f"--keep_best {' '.join(given)}: give a percentage and a column")
+    values, bad = sieve.column(column)
+    ranked = np.argsort(-np.where(np.isnan(values), -np.inf, values), kind="stable")
+    filled = int((~np.isnan(values)).sum())
+    best = ranked[: round(filled * percent / 100)]
+    keep = np.isin(np.arange(len(values)), best)
+    reasons = [f"{column} {meta.cell(v)} not in the best {percent:g} %" for v in values]
+    unknown = f"{column}: bad_value" if bad.any() else f"{column}: no value"
+    reasons = [unknown if np.isnan(v) else r for v, r in zip(values, reasons, strict=True)]
+    sieve.drop(~keep, reasons, f"not in the best {percent:g} % of {column}")
+
+
+def _columns(sieve: Sieve, verbs: Verbs) -> None:
+    for wanted, names in ((verbs.train_column, TRAIN_COLUMNS), (verbs.pre_train_column, PRE_TRAIN_COLUMNS)):
+        if wanted:
+            sieve.frame = sieve.frame[[c for c in names if c in sieve.frame.columns]]
+
+
+def suffix_of(verbs: Verbs) -> str:
+    """What the verbs add to the output's name, in the ancestors' words and order."""
+    flags = {
+        "sort": "sort", "sort_ascending": "sort", "info": "info", "video_info": "vinfo", "ext": "ext",
+        "relpath": "relpath", "abspath": "abspath", "remove_empty_path": "noemptypath",
+        "remove_path_duplication": "noduppath", "path_subset": "subset",
+        "path_filter_substr": "pathfiltersubstr", "filesize": "filesize", "filter": "filter",
+        "filter_dyn_fps": "dynfps", "h_le_w": "h-le-w", "img_only": "img", "vid_only": "vid",
+        "intersection": "intersection",
+    }  # fmt: skip
+    parts = [word for verb, word in flags.items() if getattr(verbs, verb)]
+    for verb, filter in FILTERS.items():
+        bound = getattr(verbs, verb)
+        if bound is True:
+            parts.append(filter.suffix)
+        elif bound is not None and bound is not False:
+            parts.append(filter.suffix + meta.number_text(bound))
+    if verbs.keep_best:
+        parts.append("best" + "".join(verbs.keep_best))
+    if verbs.shuffle:
+        parts.append(f"shuffled_seed{verbs.seed}")
+    if verbs.head is not None:
+        parts.append(f"first_{verbs.head}_data")
+    if verbs.sample is not None:
+        parts.append(f"sample-{verbs.sample}")
+    if verbs.difference:
+        parts.append(f"-{Path(verbs.difference).stem}")
+    return "_".join(parts)
+
+
+def datautil(tables: Sequence[str], verbs: Verbs, options: UtilOptions = UtilOptions()) -> Status:
+    """Carry out the verbs on one or more tables joined one after another.
+
+    Raises:
+        MetaError: a table or a column is missing, or a cell stops it.
+        StorageError: the output cannot be written.
+    """
+    paths = meta.expand(tables)
+    output = _output(paths, verbs, options)
+    frame = meta.read(tables)
+    with working_on(output), recording(Status("datautil", output, rows_in=len(frame))) as status:
+        sieve = Sieve(frame, verbs.missing, verbs.strict)
+        if verbs.difference:
+            _difference(sieve, verbs.difference)
+        if verbs.intersection:
+            _intersection(sieve, verbs.intersection)
+        if verbs.info or verbs.video_info:
+            _measure(sieve, output, options, status)
+        _paths(sieve, verbs)
+        if verbs.filesize or verbs.fsmin is not None or verbs.fsmax is not None:
+            _filesize(sieve)
+        _expressions(sieve, verbs)
+        _bounds(sieve, verbs)
+        _shapes(sieve, verbs)
+        _rename(sieve, verbs)
+        _sort(sieve, verbs)
+        _selection(sieve, verbs)
+        _columns(sieve, verbs)
+        if verbs.shard is None:
+            meta.write(sieve.frame, output)
+        else:
+            _write_shards(sieve.frame, output, verbs.shard)
+        run.write_sidecar(sieve.dropped(), output, "dropped")
+        status.rows_out = len(sieve.frame)
+        status.scored = len(sieve.frame)
+        status.dropped = dict(sieve.reasons)
+    return status
+
+
+def _output(paths: list[Path], verbs: Verbs, options: UtilOptions) -> Path:
+    first = paths[0].with_suffix(f".{options.format}") if options.format else paths[0]
+    suffix = suffix_of(verbs) or ("merged" if len(paths) > 1 else "")
+    if not suffix and not options.output and verbs.shard is None:
+        if first == paths[0]:
+            raise MetaError("no verb given: nothing to do (see --help)")
+        suffix = "converted"
+    output = meta.output_path(first, suffix or "shard", options.output)
+    if output.resolve() in {path.resolve() for path in paths}:
+        raise MetaError(f"{output}: is an input; no tool writes over its input")
+    return output
+
+
+def _write_shards(frame: pd.DataFrame, output: Path, shards: int) -> None:
+    """Tables of equal length: `<stem>_0`, `<stem>_1`, ..."""
+    stem = output.stem.removesuffix("_shard")
+    for number, rows in enumerate(np.array_split(np.arange(len(frame)), shards)):
+        meta.write(frame.iloc[rows], output.with_name(f"{stem}_{number}{output.suffix}"))
+
+
+def _measure(sieve: Sieve, output: Path, options: UtilOptions, status: Status) -> None:
+    """The columns of --info, from the store where they are known."""
+    workers = 1 if options.disable_parallel else options.num_workers
+    how = run.RunOptions(num_workers=workers, root=options.root)
+    store = Store(output.parent)
+    run.compute(sieve.frame, [Info()], how, store, launch.Rank(), "info")
+    joined = run.join(sieve.frame, [Info()], how, store)
+    sieve.frame = joined.frame
+    run.write_sidecar(joined.failed, output, "failed")
+    status.failed, status.failed_rows = joined.status_counts, joined.failed_rows
+    store.cells(Info()).compact()
+
+
+def main() -> None:
+    """The program."""
+    parser = Parser(__doc__ or "")
+    parser.add_argument("meta", nargs="+", help="table(s): .csv or .parquet; patterns are expanded")
+    parser.add_fields(Verbs, "verbs")
+    parser.add_fields(UtilOptions, "options")
+    fields = {f.name: f for f in dataclasses.fields(Verbs)}
+    for alias, name in ALIASES.items():
+        kind = {"shard": int}.get(name, str)
+        if fields[name].default is False:
+            parser.add_argument(
+                f"--{alias}", dest=name, action="store_true", default=None, help=f"= --{name}"
+            )
+        else:
+            parser.add_argument(f"--{alias}", dest=name, type=kind, default=None, help=f"= --{name}")
+    given = parser.parse_args()
+    run_main(lambda: datautil(given.meta, parser.take(Verbs, given), parser.take(UtilOptions, given)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,337 @@
+"""Drop near-duplicates: python -m pipeline.datasets.deduplication META
+
+Three frames of every clip, at 10, 50 and 90 %, are hashed to 64 bits each (imagededup), inside black
+borders, so that a letterboxed copy is still a copy. Two clips are duplicates when their frames differ
+in at most `--threshold` bits on average. A black or flat frame says nothing and is left out; where
+fewer than three frames are left to compare, they must agree better: at most 3/4 of the threshold for
+two, half for one, for that many pairs of unrelated frames agree by chance.
+
+Of every group of duplicates the best clip stays (`--keep`), whatever the order of the rows; the others
+stand in `<output>_dropped` with `duplicate_of`, `distance` and the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from pipeline import launch, meta, run
+from pipeline.cli import Parser, run_main
+from pipeline.config import option
+from pipeline.media import fit
+from pipeline.run import RunOptions
+from pipeline.scorer import Column, Frames, Row, Scorer
+from pipeline.status import Status, recording
+from pipeline.store import Store, Verdicts, row_keys, working_on
+from scoring.quality.scorer import BorderFinder
+
+FRAMES = 3
+HASHED_LONG_SIDE = 512
+FLAT_STD = 4.0  # grey levels; below, a frame is black, white or one colour
+BLOCK_ROWS = 4096
+#: How well the frames that two clips have in common must agree, by their number.
+STRICTNESS = {1: 0.5, 2: 0.75, 3: 1.0}
+_BITS = np.array([bin(byte).count("1") for byte in range(256)], np.uint8)
+
+
+@dataclass(frozen=True)
+class Hashes(Scorer):
+    """Perceptual hashes of three frames, kept in the store so that they are computed once."""
+
+    name: ClassVar[str] = "dedup"
+
+    hash: str = option("phash", "perceptual hash", choices=("phash", "ahash", "dhash", "whash"))
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        return (
+            Column("hashes", "text", "", "16 hex digits per frame, - for one without evidence"),
+            Column("pixels", "int", "pixels", "height x width"),
+            Column("seconds", "float", "s", "duration"),
+            Column("bytes", "int", "bytes", "size of the file"),
+        )
+
+    def prepare(self, row: Row, frames: Frames) -> tuple[list[np.ndarray | None], int, float, int]:
+        finder = BorderFinder()
+        pictures = []
+        for frame in frames:
+            size = fit(frame.height, frame.width, long=HASHED_LONG_SIDE)
+            finder.add(frame.luma())
+            pictures.append(frame.rgb(*size))
+        info = frames.info
+        borders = finder.borders()
+        inner = [borders.inside(p, info.height, info.width) for p in pictures]
+        kept = [None if p.mean(axis=2).std() < FLAT_STD else np.ascontiguousarray(p) for p in inner]
+        if not info.is_image:  # a short clip may have fewer distinct frames: they keep their place
+            kept = [kept[min(i, len(kept) - 1)] for i in range(FRAMES)] if len(kept) > 1 else kept
+        return kept, info.height * info.width, info.duration, info.size_bytes
+
+    def load(self, device: str) -> Any:
+        from imagededup.methods import AHash, DHash, PHash, WHash
+
+        hashers = {"phash": PHash, "ahash": AHash, "dhash": DHash, "whash": WHash}
+        return hashers[self.hash](verbose=False)
+
+    def score(self, model: Any, items: Sequence[Any]) -> list[tuple[Any, ...]]:
+        rows = []
+        for pictures, *facts in items:
+            hashes = ["-" if p is None else model.encode_image(image_array=p) for p in pictures]
+            rows.append((" ".join(hashes), *facts))
+        return rows
+
+
+@dataclass(frozen=True)
+class Deduplication:
+    """What counts as a duplicate, and which one stays."""
+
+    hash: str = option("phash", "perceptual hash", choices=("phash", "ahash", "dhash", "whash"))
+    threshold: float = option(
+        15.0, "bits of 64 in which duplicates may differ, mean over frames", ge=0, le=64
+    )
+    keep: str = option(
+        "resolution", "the clip that stays: most pixels, longest (then the larger file), or first in the table",
+        choices=("resolution", "duration", "first"),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Twin:
+    """The survivor that a dropped clip is a copy of."""
+
+    index: int
+    distance: float  # bits of 64
+
+
+class _Survivors:
+    """Clips that stay, by which of their frames have evidence; finds the nearest one of a clip.
+
+    Exact search by Hamming distance with faiss, over the frames that both sides have.
+    """
+
+    def __init__(self, threshold: float) -> None:
+        self._threshold = threshold
+        self._rows: dict[int, list[np.ndarray]] = {}  # evidence mask -> indices
+        self._codes: dict[int, list[np.ndarray]] = {}  # evidence mask -> [n, 3, 8] uint8
+        self._indexes: dict[tuple[int, int], Any] = {}
+
+    def add(self, mask: int, rows: np.ndarray, codes: np.ndarray) -> None:
+        self._rows.setdefault(mask, []).append(rows)
+        self._codes.setdefault(mask, []).append(codes)
+        for (held, common), index in self._indexes.items():
+            if held == mask:
+                index.add(_select(codes, common))
+
+    def nearest(self, mask: int, codes: np.ndarray) -> list[Twin | None]:
+        """For clips of one evidence mask the nearest survivor that is near enough."""
+        best: list[Twin | None] = [None] * len(codes)
+        for held in list(self._rows):
+            common = held & mask
+            frames = common.bit_count()
+            if not frames:
+                continue
+            distances, places = self._index(held, common).search(_select(codes, common), 1)
+            rows = np.concatenate(self._rows[held])
+            limit = self._threshold * STRICTNESS[frames]
+            for i, (bits, place) in enumerate(zip(distances[:, 0], places[:, 0], strict=True)):
+                twin = Twin(int(rows[place]), int(bits) / frames)
+                known = best[i]
+                if twin.distance <= limit and (known is None or twin.distance < known.distance):
+                    best[i] = twin
+        return best
+
+    def _index(self, held: int, common: int) -> Any:
+        if (held, common) not in self._indexes:
+            import faiss
+
+            index = faiss.IndexBinaryFlat(64 * common.bit_count())
+            index.add(_select(np.concatenate(self._codes[held]), common))
+            self._indexes[held, common] = index
+        return self._indexes[held, common]
+
+
+def _select(codes: np.ndarray, common: int) -> np.ndarray:
+    frames = [f for f in range(FRAMES) if common >> f & 1]
+    return np.ascontiguousarray(codes[:, frames].reshape(len(codes), -1))
+
+
+def find_twins(codes: np.ndarray, masks: np.ndarray, order: np.ndarray, threshold: float) -> dict[int, Twin]:
+    """The clips that have a better near-duplicate, each with the survivor nearest to it.
+
+    Args:
+        codes: [N, 3, 8] uint8, the hash of each frame.
+        masks: [N] int, bit f set where frame f has evidence.
+        order: [N] int, clips from the best to the worst; a clip is only ever dropped for a better one
+            that stays, so chains of ever less similar clips do not form.
+        threshold: bits of 64.
+    """
+    survivors = _Survivors(threshold)
+    twins: dict[int, Twin] = {}
+    order = order[masks[order] != 0]
+    for start in range(0, len(order), BLOCK_ROWS):
+        block = order[start : start + BLOCK_ROWS]
+        for mask in np.unique(masks[block]):
+            rows = block[masks[block] == mask]
+            found = survivors.nearest(int(mask), codes[rows])
+            twins.update({int(r): t for r, t in zip(rows, found, strict=True) if t is not None})
+        left = [int(r) for r in block if int(r) not in twins]
+        twins.update(_twins_within(codes, masks, np.array(left, int), threshold))
+        stay = np.array([r for r in left if r not in twins], int)
+        for mask in np.unique(masks[stay]):
+            rows = stay[masks[stay] == mask]
+            survivors.add(int(mask), rows, codes[rows])
+    return twins
+
+
+def _twins_within(
+    codes: np.ndarray, masks: np.ndarray, rows: np.ndarray, threshold: float
+) -> dict[int, Twin]:
+    """Duplicates among clips of one block, which are in order from the best to the worst."""
+    found: dict[int, Twin] = {}
+    alive = np.ones(len(rows), bool)
+    strict = np.array([0, *(threshold * STRICTNESS[n] for n in (1, 2, 3))])
+    counts = np.array([mask.bit_count() for mask in range(8)])
+    nearest = np.full(len(rows), np.inf)
+    for place in range(len(rows)):
+        if not alive[place]:
+            continue
+        later = place + 1 + np.flatnonzero(np.isinf(nearest[place + 1 :]) | ~alive[place + 1 :])
+        if not len(later):
+            continue
+        bits = _BITS[codes[rows[later]] ^ codes[rows[place]]].sum(axis=2)  # [n, 3]
+        common = masks[rows[later]] & masks[rows[place]]
+        shared = (common[:, None] >> np.arange(FRAMES)) & 1
+        frames = counts[common]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            distance = (bits * shared).sum(axis=1) / frames
+        near = (frames > 0) & (distance <= strict[frames]) & (distance < nearest[later])
+        for at, value in zip(later[near], distance[near], strict=True):
+            alive[at] = False
+            nearest[at] = value
+            found[int(rows[at])] = Twin(int(rows[place]), float(value))
+    return found
+
+
+def deduplicate(tables: Sequence[str], how: Deduplication, options: RunOptions) -> Status:
+    """Write the survivors, and beside them the dropped with their twins.
+
+    Raises:
+        CallError: a table is missing or wrong.
+        StorageError: the output cannot be written.
+    """
+    paths = meta.expand(tables)
+    output = meta.output_path(paths[0], "dedup", options.output)
+    frame = meta.read(tables)
+    scorer = Hashes(how.hash)
+    with working_on(output), recording(Status("dedup", output, rows_in=len(frame))) as status:
+        store = Store(output.parent)
+        run.compute(frame, [scorer], options, store, launch.Rank(), "dedup")
+        cells = store.cells(scorer)
+        found = _Hashed(frame, cells.load(), how)
+        twins = find_twins(found.codes, found.masks, found.order(how.keep), how.threshold)
+        codes = found.failures()
+        meta.set_errors(frame, {scorer.name: codes})
+        dropped, rows = _dropped(frame, found, twins)
+        failed = frame[codes != ""].assign(scorer=scorer.name, code=codes[codes != ""])
+        meta.write(frame[~rows], output)
+        run.write_sidecar(dropped, output, "dropped")
+        run.write_sidecar(failed, output, "failed")
+        cells.compact()
+        status.rows_out = int((~rows).sum())
+        status.failed_rows = int((codes != "").sum())
+        status.scored = len(frame) - status.failed_rows
+        counts = pd.Series(codes[codes != ""]).value_counts()
+        status.failed = {f"{scorer.name}: {code}": int(n) for code, n in counts.items()}
+        status.dropped = {"duplicate": int(rows.sum())} if rows.any() else {}
+    return status
+
+
+class _Hashed:
+    """The hashes of a table's files: rows with one path are one file and share its fate."""
+
+    def __init__(self, frame: pd.DataFrame, verdicts: Verdicts, how: Deduplication) -> None:
+        self._verdicts = verdicts
+        keys = row_keys(frame, ("path",))
+        self._at = verdicts.find(keys)
+        self.file_of_row, self.first_row = _files(keys)
+        self.paths = meta.text(frame, "path").to_numpy()[self.first_row]
+        texts = self._cells("hashes")
+        split = [text.split() for text in texts]
+        self.masks = np.array(
+            [sum(1 << f for f, h in enumerate(hashes[:FRAMES]) if h != "-") for hashes in split], int
+        )
+        self.codes = np.zeros((len(split), FRAMES, 8), np.uint8)
+        for file, hashes in enumerate(split):
+            for place, text in enumerate(hashes[:FRAMES]):
+                if text != "-":
+                    self.codes[file, place] = np.frombuffer(bytes.fromhex(text), np.uint8)
+
+    def _cells(self, column: str) -> np.ndarray:
+        texts = np.append(self._verdicts.columns[column].to_numpy(zero_copy_only=False), "")
+        return texts[self._at[self.first_row]]
+
+    def order(self, keep: str) -> np.ndarray:
+        """Files from the best to the worst; ties by path, so that the order of rows does not count."""
+        if keep == "first":
+            return np.arange(len(self.paths))
+        facts = {n: np.array([float(c or 0) for c in self._cells(n)]) for n in ("pixels", "seconds", "bytes")}
+        main = facts["pixels" if keep == "resolution" else "seconds"]
+        return np.lexsort((self.paths.astype(str), -facts["bytes"], -facts["pixels"], -main))
+
+    def failures(self) -> np.ndarray:
+        """[N] failure code of every row, empty where it was hashed."""
+        return np.append(self._verdicts.error.to_numpy(zero_copy_only=False), "")[self._at]
+
+    @cached_property
+    def rows_of_file(self) -> list[np.ndarray]:
+        order = np.argsort(self.file_of_row, kind="stable")
+        return np.split(order, np.cumsum(np.bincount(self.file_of_row))[:-1])
+
+
+def _files(keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """For every row the number of its file, and for every file its first row."""
+    codes, unique = pd.factorize(np.asarray(keys, object))
+    first = np.full(len(unique), -1)
+    for row in range(len(codes) - 1, -1, -1):
+        first[codes[row]] = row
+    return codes, first
+
+
+def _dropped(frame: pd.DataFrame, found: _Hashed, twins: dict[int, Twin]) -> tuple[pd.DataFrame, np.ndarray]:
+    rows = np.zeros(len(frame), bool)
+    notes: dict[int, tuple[str, str]] = {}
+    for file, twin in twins.items():
+        for row in found.rows_of_file[file]:
+            rows[row] = True
+            notes[int(row)] = (str(found.paths[twin.index]), meta.cell(round(twin.distance, 2)))
+    dropped = frame[rows].copy()
+    told = [notes[int(row)] for row in np.flatnonzero(rows)]
+    for name, cells in {
+        "duplicate_of": [path for path, _ in told],
+        "distance": [distance for _, distance in told],
+        "reason": [f"duplicate of {path}, {distance} bits" for path, distance in told],
+    }.items():
+        dropped[name] = meta.text_column(cells, dropped)
+    return dropped, rows
+
+
+def main() -> None:
+    """The program."""
+    parser = Parser(__doc__ or "")
+    parser.add_argument("meta", nargs="+", help="table(s) with a column `path`: .csv or .parquet")
+    parser.add_fields(Deduplication, "what is a duplicate")
+    parser.add_fields(RunOptions, "how it is run")
+    given = parser.parse_args()
+    run_main(
+        lambda: deduplicate(given.meta, parser.take(Deduplication, given), parser.take(RunOptions, given))
+    )
+
+
+if __name__ == "__main__":  # run as the module that it is: workers know its classes by that name
+    from pipeline.datasets.deduplication import main as program
+
+    program()

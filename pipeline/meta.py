@@ -1,0 +1,547 @@
+"""Tables: read and written exactly as they stand, their names, and the `error` column.
+
+A table is a `pandas.DataFrame` whose CSV columns are all text (Arrow strings): a cell is turned into
+a number only where a number is needed, so what a tool does not own goes out byte for byte as it
+came in. The empty string is the only missing value. A Parquet file keeps its own types.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import io
+import os
+import secrets
+import socket
+import stat
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from pipeline.errors import MetaError, one_line, storing
+
+EXTENSIONS = (".csv", ".parquet")
+TEXT = pd.ArrowDtype(pa.large_string())
+BLOCK_BYTES = 8 << 20
+ROWS_PER_WRITE = 1 << 16
+csv.field_size_limit(sys.maxsize)
+
+
+# --- reading -----------------------------------------------------------------------------------
+
+
+def expand(tables: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """The table files meant by names and glob patterns, patterns sorted.
+
+    Raises:
+        MetaError: a name that is no file, a pattern that fits none, or another extension.
+    """
+    found: list[Path] = []
+    for name in map(os.fspath, tables):
+        if os.path.exists(name):
+            matches = [name]
+        else:
+            matches = sorted(glob.glob(name, recursive=True))
+        if not matches:
+            raise MetaError(f"{name}: no such table")
+        found += map(Path, matches)
+    for path in found:
+        if path.suffix not in EXTENSIONS:
+            raise MetaError(f"{path}: a table ends in .csv or .parquet, not in {path.suffix!r}")
+        if not path.is_file():
+            raise MetaError(f"{path}: not a file")
+    return found
+
+
+def read(tables: Path | Sequence[str | os.PathLike[str]], needs: Iterable[str] = ("path",)) -> pd.DataFrame:
+    """One table out of one or several files, their rows one after another, columns united.
+
+    Args:
+        tables: a path, or names and glob patterns.
+        needs: columns that must be there.
+
+    Raises:
+        MetaError: no such file, not a table, or a needed column is missing.
+    """
+    paths = [tables] if isinstance(tables, Path) else expand(tables)
+    frames = [read_parquet(p) if p.suffix == ".parquet" else read_csv(p) for p in paths]
+    for path, frame in zip(paths, frames, strict=True):
+        for column in needs:
+            require(frame, column, path)
+    return frames[0] if len(frames) == 1 else concatenate(frames)
+
+
+def require(frame: pd.DataFrame, column: str, path: Path | str) -> None:
+    """Raise a MetaError that names what is there, unless `frame` has `column`."""
+    if column not in frame.columns:
+        there = ", ".join(f"`{c}`" for c in frame.columns) or "none"
+        raise MetaError(f"{path}: no column `{column}`; its columns are {there}")
+
+
+def read_parquet(path: Path) -> pd.DataFrame:
+    """A Parquet file as a frame of Arrow types, so that integers stay integers beside nulls."""
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError:
+        raise MetaError(f"{path}: no such table") from None
+    except (pa.ArrowException, OSError) as error:
+        raise MetaError(f"{path}: not a Parquet table: {one_line(str(error))}") from error
+    for index, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type):
+            plain = table.column(index).cast(field.type.value_type)
+            table = table.set_column(index, field.name, plain)
+    _check_names(table.column_names, path)
+    return table.to_pandas(types_mapper=pd.ArrowDtype, ignore_metadata=True)
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """A CSV file as a frame of text columns.
+
+    UTF-8 with or without a byte order mark, comma separated, LF or CRLF; blank lines are skipped.
+
+    Raises:
+        MetaError: with record and line, for everything that a lenient reader would guess at.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except FileNotFoundError:
+        raise MetaError(f"{path}: no such table") from None
+    except OSError as error:
+        raise MetaError(f"{path}: cannot be read: {error.strerror}") from error
+    data = _check_bytes(data, path)
+    names = _header(data, path)
+    table = _parse_fast(data, names)
+    if table is None:
+        table = _parse_strictly(data, names, path)
+    del data
+    if pc.any(pc.equal(table.column(0), names[0])).as_py():
+        _refuse_repeated_header(table, names, path)
+    return table.to_pandas(types_mapper=pd.ArrowDtype, ignore_metadata=True)
+
+
+def _check_bytes(data: bytes, path: Path) -> bytes:
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise MetaError(f"{path}: byte 0: UTF-16 text; save the table as UTF-8")
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    if not data or data.isspace():
+        raise MetaError(f"{path}: empty; a table begins with a header line that names its columns")
+    nul = data.find(b"\0")
+    if nul >= 0:
+        line = data.count(b"\n", 0, nul) + 1
+        raise MetaError(f"{path}: line {line}, byte {nul}: a NUL byte; this is not a text table")
+    return data
+
+
+def _header(data: bytes, path: Path) -> list[str]:
+    try:
+        text = io.TextIOWrapper(io.BytesIO(data), "utf-8", newline="")
+        names = next(row for row in csv.reader(text, strict=True) if row)
+    except UnicodeDecodeError as error:
+        raise _not_utf8(data, path) from error
+    except csv.Error as error:
+        raise MetaError(f"{path}: line 1: {error}; this is no header of column names") from error
+    if len(names) == 1 and any(c in names[0] for c in ";\t"):
+        raise MetaError(
+            f"{path}: the header has one column `{one_line(names[0])}`; the separator must be a comma"
+        )
+    _check_names(names, path)
+    return names
+
+
+def _check_names(names: Sequence[str], path: Path) -> None:
+    seen: dict[str, str] = {}
+    for name in names:
+        plain = name.strip().casefold()
+        if plain in seen:
+            raise MetaError(
+                f"{path}: two columns of one name: `{seen[plain]}` and `{name}`; rename or delete one"
+            )
+        seen[plain] = name
+
+
+def _not_utf8(data: bytes, path: Path) -> MetaError:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        return MetaError(f"{path}: line {line}, byte {error.start}: not UTF-8; save the table as UTF-8")
+    raise AssertionError(f"{path} is UTF-8 after all")
+
+
+def _parse_fast(data: bytes, names: list[str]) -> pa.Table | None:
+    """The table by Arrow's parser, or None where only the strict parser can tell what is meant."""
+    regular, multiline = _quotes(data)
+    if not regular:
+        return None
+    for block in (BLOCK_BYTES, len(data) + 1):
+        try:
+            return pa.csv.read_csv(
+                pa.py_buffer(data),
+                read_options=pa.csv.ReadOptions(block_size=min(block, (1 << 31) - 1)),
+                parse_options=pa.csv.ParseOptions(newlines_in_values=multiline),
+                convert_options=pa.csv.ConvertOptions(
+                    column_types=dict.fromkeys(names, pa.large_string()),
+                    strings_can_be_null=False,
+                ),
+            )
+        except pa.ArrowInvalid as error:
+            if "straddl" not in str(error):  # a row longer than the block
+                return None
+    return None
+
+
+def _quotes(data: bytes) -> tuple[bool, bool]:
+    """Whether the quotes of a CSV text are regular, and whether a quoted cell spans lines.
+
+    Regular: every quote opens a cell, closes one, or is one of a doubled pair inside one. In such
+    a text the quotes take turns: each even one stands at the start of a cell or right after its
+    twin, each odd one at the end of a cell or right before its twin.
+    """
+    if b'"' not in data:
+        return True, False
+    whole = np.frombuffer(data, np.uint8)
+    inside, multiline, step = 0, False, 1 << 26
+    for start in range(0, len(data), step):
+        part = whole[start : start + step]
+        at = np.flatnonzero(part == ord('"'))
+        line_ends = np.searchsorted(at, np.flatnonzero(part == ord("\n")))
+        multiline = multiline or bool(((line_ends + inside) % 2).any())
+        at += start
+        opening, closing = at[inside::2], at[1 - inside :: 2]
+        inside = (inside + len(at)) % 2
+        before = whole[opening[opening > 0] - 1]
+        after = whole[closing[closing + 1 < len(data)] + 1]
+        if not (np.isin(before, [*b',\n\r"']).all() and np.isin(after, [*b',\n\r"']).all()):
+            return False, multiline
+    return inside == 0, multiline
+
+
+def _parse_strictly(data: bytes, names: list[str], path: Path) -> pa.Table:
+    """The table by the strict parser of the standard library, which can say where it is wrong."""
+    columns: list[list[str]] = [[] for _ in names]
+    reader = csv.reader(io.TextIOWrapper(io.BytesIO(data), "utf-8", newline=""), strict=True)
+    record, line = 0, 1
+    try:
+        for row in reader:
+            if row:
+                if len(row) != len(names):
+                    raise MetaError(
+                        f"{path}: record {record} (line {line}) has {len(row)} cells, "
+                        f"the header has {len(names)}"
+                    )
+                for column, cell in zip(columns, row, strict=True):
+                    column.append(cell)
+                record += 1
+            line = reader.line_num + 1
+    except UnicodeDecodeError as error:
+        raise _not_utf8(data, path) from error
+    except csv.Error as error:
+        raise MetaError(
+            f"{path}: record {record}, which begins in line {line}: {error}; is a quote not closed?"
+        ) from error
+    arrays = [pa.array(column[1:], pa.large_string()) for column in columns]
+    return pa.table(arrays, names=names)
+
+
+def _refuse_repeated_header(table: pa.Table, names: list[str], path: Path) -> None:
+    same = pa.chunked_array([pa.array(np.ones(table.num_rows, bool))])
+    for index, name in enumerate(names):
+        same = pc.and_(same, pc.equal(table.column(index), name))
+    at = pc.index(same, True).as_py()
+    if at >= 0:
+        raise MetaError(
+            f"{path}: record {at + 1} is the header again; were two files joined? Delete that line"
+        )
+
+
+def concatenate(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    """Tables one after another; a column that one of them lacks is empty there."""
+    types: dict[str, set[object]] = {}
+    for frame in frames:
+        for column in frame.columns:
+            types.setdefault(column, set()).add(frame[column].dtype)
+    for index, frame in enumerate(frames):
+        for column, kinds in types.items():
+            if column not in frame.columns:
+                if kinds == {TEXT}:
+                    frame[column] = pd.Series([""] * len(frame), index=frame.index, dtype=TEXT)
+            elif len(kinds) > 1:
+                frame[column] = text(frame, column)
+        frames[index] = frame
+    return pd.concat(frames, ignore_index=True)
+
+
+# --- cells -------------------------------------------------------------------------------------
+
+
+def cell(value: object) -> str:
+    """How a value stands in a CSV cell: the shortest exact number, JSON as is, None as nothing."""
+    if value is None:
+        return ""
+    if isinstance(value, bool | np.bool_):
+        return "true" if value else "false"
+    if isinstance(value, float | np.floating):
+        return repr(float(value))
+    if isinstance(value, int | np.integer):
+        return str(int(value))
+    return str(value)
+
+
+def text(frame: pd.DataFrame, column: str) -> pd.Series:
+    """A column as text: CSV columns as they are, typed ones as they would stand in a CSV."""
+    series = frame[column]
+    if series.dtype == TEXT:
+        return series
+    return pd.Series(_as_text(pa.array(series)), index=frame.index, dtype=TEXT)
+
+
+def text_column(cells: Sequence[str], frame: pd.DataFrame) -> pd.Series:
+    """Cells as a text column that fits `frame`."""
+    return pd.Series(cells, index=frame.index, dtype=TEXT)
+
+
+def numbers(frame: pd.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray]:
+    """A column as numbers.
+
+    Returns:
+        values: [N] float64, NaN where the cell is empty or no finite number.
+        bad: [N] bool, true where the cell is filled and no finite number.
+    """
+    array = pa.chunked_array([pa.array(frame[column])]) if len(frame) else pa.chunked_array([[]])
+    if pa.types.is_large_string(array.type) or pa.types.is_string(array.type):
+        trimmed = pc.utf8_trim_whitespace(array)
+        filled = pc.fill_null(pc.not_equal(trimmed, ""), False)
+        try:
+            parsed = pc.cast(pc.if_else(filled, trimmed, None), pa.float64())
+            values = parsed.to_numpy(zero_copy_only=False).astype(np.float64)
+        except pa.ArrowInvalid:
+            values = np.array([_number(c) for c in trimmed.to_pylist()], np.float64)
+        filled = filled.to_numpy(zero_copy_only=False)
+    else:
+        values = pc.cast(array, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+        values = values.astype(np.float64)
+        filled = pc.is_valid(array).to_numpy(zero_copy_only=False)
+    bad = filled.astype(bool) & ~np.isfinite(values)
+    return np.where(bad, np.nan, values), bad
+
+
+def _number(cell: str | None) -> float:
+    try:
+        return float(cell or "nan")
+    except ValueError:
+        return float("nan")
+
+
+def number_text(value: float) -> str:
+    """A number in a file name: the shortest exact form, so that two thresholds never collide."""
+    return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else repr(float(value))
+
+
+# --- the error column --------------------------------------------------------------------------
+
+
+def parse_errors(cell: str) -> dict[str, str]:
+    """`"aes: corrupt; ocr: timeout"` as a dict from scorer to code, in order."""
+    pairs = (entry.partition(":") for entry in cell.split(";") if entry.strip())
+    return {name.strip(): code.strip() for name, _, code in pairs}
+
+
+def format_errors(errors: Mapping[str, str]) -> str:
+    """The inverse of parse_errors."""
+    return "; ".join(f"{name}: {code}" if code else name for name, code in errors.items())
+
+
+def set_errors(frame: pd.DataFrame, codes: Mapping[str, Sequence[str]]) -> None:
+    """Write the failures of some scorers into the column `error`; those of others stay.
+
+    Args:
+        codes: for each scorer one code per row, empty where it did not fail.
+    """
+    old = text(frame, "error").to_numpy() if "error" in frame.columns else np.full(len(frame), "")
+    touched = old != ""
+    for column in codes.values():
+        touched = touched | (np.asarray(column, dtype=object) != "")
+    new = old.astype(object)
+    for row in np.flatnonzero(touched):
+        errors = parse_errors(old[row])
+        for name, column in codes.items():
+            errors.pop(name, None)
+            if column[row]:
+                errors[name] = column[row]
+        new[row] = format_errors(errors)
+    frame["error"] = text_column(new, frame)
+
+
+# --- names -------------------------------------------------------------------------------------
+
+
+def output_path(first: Path, suffix: str, output: str | os.PathLike[str] | None = None) -> Path:
+    """Where a tool writes: `--output`, or `<first stem>_<suffix><ext>` beside its first table.
+
+    Raises:
+        MetaError: the output would be the input, or is not a table's name.
+    """
+    path = Path(output) if output else first.with_name(f"{first.stem}_{suffix}{first.suffix}")
+    if path.suffix not in EXTENSIONS:
+        raise MetaError(f"{path}: a table ends in .csv or .parquet, not in {path.suffix!r}")
+    if path.resolve() == first.resolve():
+        raise MetaError(f"{path}: is the input; no tool writes over its input, give another --output")
+    return path
+
+
+def sidecar(output: Path, kind: str) -> Path:
+    """The table beside `output` that holds its failed or dropped rows: `<stem>_<kind><ext>`."""
+    return output.with_name(f"{output.stem}_{kind}{output.suffix}")
+
+
+# --- writing -----------------------------------------------------------------------------------
+
+
+def write(frame: pd.DataFrame, path: Path) -> None:
+    """Write a table in place of `path`, all of it or nothing.
+
+    Raises:
+        StorageError: the disk is full, read-only or gone; what stood at `path` is untouched.
+    """
+    with replacing(path) as file:
+        if path.suffix == ".parquet":
+            pq.write_table(_typed(frame), file)
+        else:
+            for part in csv_bytes(frame):
+                file.write(part)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write, which takes the place of `path` when it is complete and on the disk.
+
+    A link is followed and its target replaced; the mode of a replaced file is kept.
+
+    Raises:
+        StorageError: as for write().
+    """
+    with storing(path):
+        target = Path(os.path.realpath(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists() and not target.is_file():
+            raise MetaError(f"{path}: not a regular file; give another --output")
+        _remove_stale(target)
+        tag = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        partial = target.parent / f".{target.name[:120]}.{tag}.tmp"
+        try:
+            with open(partial, "xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            if target.exists():
+                os.chmod(partial, stat.S_IMODE(target.stat().st_mode))
+            os.replace(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
+        _sync_folder(target.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:  # some shared file systems refuse it for folders; the file itself is synced
+        return
+    finally:
+        os.close(descriptor)
+
+
+def _remove_stale(target: Path) -> None:
+    """Remove what killed writers of this host left beside `target`."""
+    host = socket.gethostname()
+    for partial in target.parent.glob(f".{glob.escape(target.name[:120])}.*.tmp"):
+        *_, tag, _ = partial.name.rsplit(".", 2)
+        name, _, rest = tag.partition(f"{host}-")
+        pid = rest.split("-")[0]
+        if not name and pid.isdigit() and not os.path.exists(f"/proc/{pid}"):
+            partial.unlink(missing_ok=True)
+
+
+def csv_bytes(frame: pd.DataFrame) -> Iterator[bytes]:
+    """The CSV text of a table in pieces: UTF-8, LF, quotes only where a reader needs them."""
+    header = io.StringIO()
+    csv.writer(header, lineterminator="\n").writerow(frame.columns)
+    yield header.getvalue().encode()
+    columns = [pa.array(frame[c]) for c in frame.columns]
+    for start in range(0, len(frame), ROWS_PER_WRITE):
+        cells = [_quoted(_as_text(c.slice(start, ROWS_PER_WRITE))) for c in columns]
+        if len(cells) == 1:  # an empty line would be skipped by every reader
+            cells = [pc.if_else(pc.equal(cells[0], ""), '""', cells[0])]
+        lines = _join(*cells, separator=",")
+        lines = _join(lines, "", separator="\n")
+        for chunk in lines.chunks if isinstance(lines, pa.ChunkedArray) else [lines]:
+            yield _values(chunk)
+
+
+def _quoted(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    if not _has_special(column):
+        return column
+    special = pc.match_substring_regex(column, '[",\n\r]')
+    doubled = pc.replace_substring(column, '"', '""')
+    return pc.if_else(special, _join('"', doubled, '"', separator=""), column)
+
+
+def _has_special(column: pa.Array | pa.ChunkedArray) -> bool:
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    return any(special in _values(c) for c in chunks for special in (b",", b'"', b"\n", b"\r"))
+
+
+def _values(array: pa.Array) -> bytes:
+    """The characters of a text array, one cell after another."""
+    _, offsets, values = array.buffers()
+    ends = np.frombuffer(offsets, np.int64)[array.offset : array.offset + len(array) + 1]
+    return bytes(memoryview(values)[ends[0] : ends[-1]]) if len(array) and values else b""
+
+
+def _join(*parts: pa.Array | pa.ChunkedArray | str, separator: str) -> pa.Array | pa.ChunkedArray:
+    large = [pa.scalar(p, pa.large_string()) if isinstance(p, str) else p for p in parts]
+    return pc.binary_join_element_wise(*large, pa.scalar(separator, pa.large_string()))
+
+
+def _as_text(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    if pa.types.is_large_string(column.type):
+        return column if not column.null_count else pc.fill_null(column, "")
+    if pa.types.is_string(column.type):
+        return pc.fill_null(column.cast(pa.large_string()), "")
+    if pa.types.is_integer(column.type) or pa.types.is_boolean(column.type):
+        return pc.fill_null(pc.cast(column, pa.large_string()), "")
+    return pa.array([cell(value) for value in column.to_pylist()], pa.large_string())
+
+
+def _typed(frame: pd.DataFrame) -> pa.Table:
+    """Columns for Parquet: text becomes integers or floats where no digit would be lost."""
+    columns = {}
+    for name in frame.columns:
+        column = pa.array(frame[name])
+        if frame[name].dtype == TEXT:
+            column = pc.if_else(pc.equal(column, ""), None, column)
+            column = _exact_numbers(column)
+        columns[name] = column
+    return pa.table(columns)
+
+
+def _exact_numbers(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    for kind in (pa.int64(), pa.float64()):
+        try:
+            converted = pc.cast(column, kind)
+        except pa.ArrowInvalid:
+            continue
+        back = _as_text(converted)
+        if pc.all(pc.equal(back, pc.fill_null(column, ""))).as_py():
+            return converted
+    return column

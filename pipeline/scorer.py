@@ -1,0 +1,164 @@
+"""What a scorer is: a frozen value that turns a row and its frames into the cells of its columns.
+
+A scorer never opens a file, never sees a CSV, a process or a GPU index. To write one, subclass
+Scorer as a frozen dataclass whose fields are exactly the parameters that change the result, and
+give it `name`, `columns`, `times`, `prepare`, `load` and `score`; everything else comes with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
+
+from pipeline.media import EVERY_FRAME, Frame, MediaInfo
+
+Row = Mapping[str, str]
+Kind = Literal["float", "int", "text", "json", "bool"]
+Better = Literal["higher", "lower", ""]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column that a scorer writes.
+
+    Attributes:
+        name: as in the table's header.
+        kind: `json` is compact JSON text.
+        unit: for example "s", "pixels", "0-1"; empty for a bare count or text.
+        meaning: one line for --help and the manual.
+        better: which direction is better, where one is.
+    """
+
+    name: str
+    kind: Kind
+    unit: str
+    meaning: str
+    better: Better = ""
+
+
+class Frames(Protocol):
+    """The frames a scorer asked for, in order of time; they can be gone through once."""
+
+    info: MediaInfo
+
+    def __iter__(self) -> Iterator[Frame]: ...
+
+
+class Scorer:
+    """Base of all scorers. Subclasses are frozen dataclasses.
+
+    Attributes:
+        name: short name: suffix of the output table and key in its `error` column.
+        reads: columns that the result depends on. With `path` the sample's file is opened.
+        version: raise it when the numbers change for the same parameters.
+        on_gpu: whether load() can use an accelerator; else it is given "cpu".
+    """
+
+    name: ClassVar[str]
+    reads: ClassVar[tuple[str, ...]] = ("path",)
+    version: ClassVar[int] = 1
+    on_gpu: ClassVar[bool] = False
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The columns it writes, in order."""
+        raise NotImplementedError
+
+    def times(self, info: MediaInfo) -> Sequence[float] | object:
+        """Seconds at which it needs frames; EVERY_FRAME for all; [] for none.
+
+        Of a picture every scorer that asks for frames gets the one there is.
+        """
+        return info.at(0.1, 0.5, 0.9)
+
+    def prepare(self, row: Row, frames: Frames) -> Any:
+        """The CPU half, in a worker process: what score() needs of this sample, made small.
+
+        Args:
+            row: the cells of `reads`.
+            frames: what times() asked for. Those of EVERY_FRAME are not kept: go through them.
+
+        Raises:
+            MediaError: this sample cannot be scored.
+        """
+        raise NotImplementedError
+
+    def load(self, device: str) -> Any:
+        """The model, once per process, on `device` ("cpu", "cuda:0"); None where there is none."""
+        return None
+
+    def score(self, model: Any, items: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """One tuple per item, one value per column; a MediaError in its place fails that row.
+
+        How many items come at once never changes a result.
+        """
+        raise NotImplementedError
+
+    def weights(self) -> Mapping[str, Path]:
+        """The weight files it loads, by a name; their hashes are part of its fingerprint."""
+        return {}
+
+    def missing(self) -> list[str]:
+        """What load() would need and is not there, each with the command that brings it."""
+        return []
+
+
+def frame_positions(num_frames: int) -> list[float]:
+    """Where `--num_frames N` looks, from 0 to 1: the middle, the quarters, 10/50/90 %, or evenly."""
+    usual = {1: [0.5], 2: [0.25, 0.75], 3: [0.1, 0.5, 0.9]}
+    evenly = [(k + 0.5) / num_frames for k in range(num_frames)]
+    return usual.get(num_frames, evenly)
+
+
+def provenance(scorer: Scorer) -> str:
+    """Everything but the sample that a scorer's result depends on: its name, version, parameters
+    and the hashes of its weights, in one line."""
+    weights = "".join(f" {n}={file_sha256(p)}" for n, p in sorted(scorer.weights().items()))
+    return f"{scorer.name} v{scorer.version} {scorer!r}{weights}"
+
+
+def parameters(scorer: Scorer) -> dict[str, Any]:
+    """The fields of a scorer and their values."""
+    return {f.name: getattr(scorer, f.name) for f in fields(scorer)}  # type: ignore[arg-type]
+
+
+def every_column(cls: type[Scorer]) -> tuple[Column, ...]:
+    """All columns that a scorer can write, with every switch of it on."""
+    switches = {f.name: True for f in fields(cls) if f.default is False}  # type: ignore[arg-type]
+    return cls(**switches).columns
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file in hex, computed once per process and version of the file."""
+    status = os.stat(path)
+    return _file_sha256(os.fspath(path), status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _file_sha256(path: str, size: int, mtime_ns: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def all_columns(scorers: Iterable[Scorer]) -> list[str]:
+    """The names of the columns that some scorers write, in order.
+
+    Raises:
+        ValueError: two of them write the same column.
+    """
+    names = [column.name for scorer in scorers for column in scorer.columns]
+    if len(set(names)) < len(names):
+        twice = sorted({n for n in names if names.count(n) > 1})
+        raise ValueError(f"two scorers write the same column: {', '.join(twice)}")
+    return names
+
+
+__all__ = [
+    "EVERY_FRAME", "Better", "Column", "Frame", "Frames", "Kind", "MediaInfo", "Row", "Scorer",
+    "all_columns", "every_column", "file_sha256", "frame_positions", "parameters", "provenance",
+]  # fmt: skip

@@ -1,0 +1,549 @@
+"""Cut the shots of videos into clips: python -m pipeline.splitting.cut META --save_dir DIR
+
+Reads `timestamp`, writes DIR/<relpath dir>/<stem>_scene-<i>.mp4 and `<table>_clips`: one row per clip with
+the columns of its source, `source_path`, `clip_start` and `clip_end` (seconds). A clip appears under its
+name only when it is whole: it is written aside, its frames are counted against the plan, then renamed.
+Columns that describe a file (its size, its scores) are empty in the clips' rows: a clip is another file.
+What is too short stands in `<table>_clips_dropped`, what cannot be cut in `<table>_clips_failed`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline import ffmpeg, meta
+from pipeline.cli import Parser, run_main
+from pipeline.config import option
+from pipeline.errors import (
+    CallError,
+    MediaError,
+    storing,
+)
+from pipeline.log import Progress
+from pipeline.media import Media, MediaInfo, fit
+from pipeline.run import GIB, RunOptions, write_sidecar
+from pipeline.scorer import every_column
+from pipeline.splitting.scene_detect import format_scenes
+from pipeline.status import Status, recording
+from pipeline.store import Cells, Store, row_keys, working_on
+from pipeline.watchdog import Watchdog
+from pipeline.workers import Pool
+from scoring.inference import SCORERS
+from scoring.quality.scorer import BorderFinder, Borders
+
+CLIPS_PER_TASK = 8
+MAX_CLIP_BYTES = 2_000_000_000
+BORDER_FRAMES = 8
+CODERS = {
+    "libx264": ("-c:v", "libx264", "-crf", "{crf}", "-preset", "{preset}"),
+    "libopenh264": ("-c:v", "libopenh264", "-b:v", "4M"),
+    "h264_nvenc": ("-c:v", "h264_nvenc", "-cq", "{crf}"),
+}
+PRESETS = "ultrafast superfast veryfast faster fast medium slow slower veryslow".split()
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """What the clips are to be like."""
+
+    save_dir: str = option("", "folder of the clips")
+    min_seconds: float | None = option(None, "seconds; shorter shots are dropped", ge=0)
+    max_seconds: float | None = option(
+        None, "seconds; longer shots become several clips of equal length", gt=0
+    )
+    target_fps: float | None = option(None, "frames per second; default: the source's", gt=0)
+    shorter_size: int | None = option(None, "pixels of the short side at most; never enlarged", ge=16)
+    encoder: str = option("libx264", "video encoder", choices=(*CODERS, "copy"))
+    crf: int = option(18, "quality of libx264 and h264_nvenc, lower is better", ge=0, le=51)
+    preset: str = option("veryfast", "speed of libx264", choices=PRESETS)
+    crop_borders: bool = option(False, "cut black borders off")
+    keep_audio: bool = option(False, "keep the first sound stream, as AAC")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip to be cut.
+
+    Attributes:
+        target: path of the clip.
+        start, end: seconds since the first frame of the source.
+    """
+
+    target: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class Made:
+    """A clip that was written: its file's size and time, and what of the source is in it."""
+
+    size: int
+    mtime_ns: int
+    start: float
+    end: float
+
+
+# --- in the worker -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CutJob:
+    """Cuts some clips out of one source; runs in a worker process."""
+
+    cutting: Cutting
+    root: str = ""
+
+    def __call__(
+        self, task: tuple[str, list[Clip]], allow: Callable[[float], None]
+    ) -> list[Made | MediaError | OSError]:
+        path, clips = task
+        media = Media(path, root=self.root or None)
+        lengths = sum(clip.end - clip.start for clip in clips)
+        allow(4 * media.info.duration + 20 * lengths)
+        made = [self._try(media, clip) for clip in clips]
+        media.check_unchanged()
+        return made
+
+    def _try(self, media: Media, clip: Clip) -> Made | MediaError | OSError:
+        try:
+            return self._cut(media, clip)
+        except (MediaError, OSError) as error:
+            return error
+
+    def _cut(self, media: Media, clip: Clip) -> Made:
+        """Write one clip aside, check it, and give it its name.
+
+        Raises:
+            MediaError: nothing is there to be cut, or less came out than was asked for.
+            OSError: the disk is full or refuses.
+        """
+        info = media.info
+        first, stop = frames_between(info, clip.start, clip.end)
+        if self.cutting.encoder == "copy":  # a copy can begin only at a key frame
+            if not info.has_times:
+                raise MediaError("partial", "a stream without time stamps cannot be copied in parts")
+            keys = info.key_frames[(info.key_frames >= first) & (info.key_frames < stop)]
+            first = int(keys[0]) if len(keys) else stop
+        if first >= stop:
+            raise MediaError("no_frames", f"no frame to begin with from {clip.start:g} to {clip.end:g} s")
+        target = Path(clip.target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name[-120:]}.part")
+        try:
+            ffmpeg.run(self._arguments(media, first, stop, partial))
+            self._check(info, first, stop, partial)
+            with open(partial, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
+        status = target.stat()
+        end = float(info.frame_seconds[stop]) if stop < len(info.frame_seconds) else info.duration
+        return Made(status.st_size, status.st_mtime_ns, float(info.frame_seconds[first]), end)
+
+    def _arguments(self, media: Media, first: int, stop: int, partial: Path) -> list[str]:
+        info, cutting = media.info, self.cutting
+        real = os.path.realpath(info.path)
+        # One thread each: the workers use the cores, and x264's output depends on its threads.
+        arguments = [*ffmpeg.SAFE_INPUT, "-threads", "1"]
+        if info.has_times:
+            start, seconds = span(info, first, stop)
+            arguments += ["-ss", f"{start:.6f}", "-t", f"{seconds:.6f}"]
+        arguments += ["-i", f"file:{real}", "-map", "0:V:0", "-sn", "-dn"]
+        arguments += ["-map", "0:a:0?", "-c:a", "aac"] if cutting.keep_audio else ["-an"]
+        arguments += ["-map_metadata", "-1", "-map_chapters", "-1"]
+        if cutting.encoder == "copy":
+            arguments += ["-c:v", "copy", "-avoid_negative_ts", "make_zero"]
+        else:
+            borders = self._borders(media, first, stop)
+            settings = {"crf": cutting.crf, "preset": cutting.preset}
+            arguments += [part.format(**settings) for part in CODERS[cutting.encoder]]
+            picture = picture_filter(info, cutting, borders)
+            if not info.has_times:  # nothing to seek by: count the frames
+                picture = f"select=between(n\\,{first}\\,{stop - 1}),setpts=N/({info.fps}*TB),{picture}"
+            arguments += ["-threads", "1", "-pix_fmt", "yuv420p", "-vf", picture]
+            if cutting.target_fps is None:
+                arguments += ["-fps_mode", "passthrough", "-enc_time_base", "demux"]
+                arguments += ["-frames:v", str(stop - first)]
+        arguments += ["-fs", str(MAX_CLIP_BYTES), "-movflags", "+faststart", "-f", "mp4", "-y"]
+        return [*arguments, f"file:{partial.absolute()}"]
+
+    def _borders(self, media: Media, first: int, stop: int) -> Borders:
+        finder = BorderFinder()
+        if self.cutting.crop_borders:
+            for frame in media.frames(np.linspace(first, stop - 1, BORDER_FRAMES).astype(int)):
+                finder.add(frame.luma())
+        return finder.borders()
+
+    def _check(self, info: MediaInfo, first: int, stop: int, partial: Path) -> None:
+        made = Media(str(partial)).info
+        asked, frames = stop - first, len(made.frame_seconds)
+        _, seconds = span(info, first, stop)
+        if self.cutting.target_fps is not None:
+            asked = max(1, round(seconds * self.cutting.target_fps))
+        allowed = max(2, asked // 50) if self.cutting.encoder == "copy" or self.cutting.target_fps else 0
+        if frames < asked - allowed:
+            raise MediaError("partial", f"{frames} of {asked} frames were written")
+
+
+def frames_between(info: MediaInfo, start: float, end: float) -> tuple[int, int]:
+    """Indices [first, stop) of the frames that begin in [start, end) seconds, to the millisecond.
+
+    Times in a table are cut to milliseconds, so a frame may begin up to one later than they say.
+    """
+    first, stop = np.searchsorted(info.frame_seconds, [start - 1e-6, end - 1e-6])
+    return int(first), int(stop)
+
+
+def span(info: MediaInfo, first: int, stop: int) -> tuple[float, float]:
+    """Where to seek on FFmpeg's clock, and how long to read, to get exactly those frames.
+
+    Half the gap before a frame is left, so that no rounding of time stamps lets a neighbour in.
+    """
+    seconds = info.frame_seconds
+    start = float(seconds[first])
+    end = float(seconds[stop]) if stop < len(seconds) else info.duration
+    last_gap = end - float(seconds[stop - 1])
+    begin = math.floor((start + info.start_seconds) * 1e6) / 1e6
+    return max(0.0, begin), end - start - min(last_gap / 2, 0.001)
+
+
+def picture_filter(info: MediaInfo, cutting: Cutting, borders: Borders) -> str:
+    """FFmpeg's filter from the turned source to square pixels, even sides and the wanted size."""
+    height, width = info.height, info.width
+    parts = []
+    if any(borders):
+        left, top = borders.left + borders.left % 2, borders.top + borders.top % 2
+        width = (width - borders.right - left) // 2 * 2
+        height = (height - borders.bottom - top) // 2 * 2
+        parts.append(f"crop={width}:{height}:{left}:{top}:exact=1")
+    wide = round(width * info.pixel_aspect) if info.rotation % 180 == 0 else width
+    high = height if info.rotation % 180 == 0 else round(height * info.pixel_aspect)
+    if cutting.shorter_size is not None:
+        high, wide = fit(high, wide, short=cutting.shorter_size)
+    if (high, wide) != (height, width):
+        high, wide = (max(2, round(side / 2) * 2) for side in (high, wide))
+    parts.append(f"scale={wide}:{high}")
+    if high % 2 or wide % 2:
+        parts.append("pad=ceil(iw/2)*2:ceil(ih/2)*2")
+    if cutting.target_fps is not None:
+        parts.append(f"fps={cutting.target_fps:g}")
+    return ",".join([*parts, "setsar=1"])
+
+
+# --- what is to be cut -------------------------------------------------------------------------
+
+_TIME = re.compile(r"(\d{1,4}):([0-5]?\d):([0-5]?\d(?:\.\d{1,9})?)")
+
+
+def parse_timestamp(cell: str) -> list[tuple[float, float]]:
+    """The spans of a `timestamp` cell in seconds.
+
+    Raises:
+        MediaError: bad_value, where it is no JSON list of [start, end] with start < end.
+    """
+    try:
+        spans = json.loads(cell)
+    except (ValueError, RecursionError) as error:
+        raise MediaError("bad_value", f"timestamp is not JSON: {cell}") from error
+    if not isinstance(spans, list):
+        raise MediaError("bad_value", f"timestamp is no list: {cell}")
+    parsed = []
+    for pair in spans:
+        if not (isinstance(pair, list) and len(pair) == 2):
+            raise MediaError("bad_value", f"timestamp holds {pair!r}, which is no [start, end]")
+        start, end = (_seconds(part) for part in pair)
+        if not start < end:
+            raise MediaError("bad_value", f"timestamp holds {pair!r}, which ends before it begins")
+        parsed.append((start, end))
+    return parsed
+
+
+def _seconds(part: object) -> float:
+    match = _TIME.fullmatch(part) if isinstance(part, str) else None
+    if match is None:
+        raise MediaError("bad_value", f"timestamp holds {part!r}, which is no HH:MM:SS.mmm")
+    return int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3])
+
+
+@dataclass
+class _Plan:
+    """All clips of a table, and what is not going to be one."""
+
+    rows: list[int]  # of each clip, its source's row
+    clips: list[Clip]
+    dropped: list[tuple[int, float | None, float | None, str]]  # row, start, end, reason
+    failed: list[tuple[int, MediaError]]
+    pictures: list[int]
+
+
+def _plan(frame: pd.DataFrame, cutting: Cutting) -> _Plan:
+    plan = _Plan([], [], [], [], [])
+    cells = meta.text(frame, "timestamp").to_numpy()
+    errors = meta.text(frame, "error").to_numpy() if "error" in frame.columns else None
+    stems = _stems(frame, cutting)
+    for row, cell in enumerate(cells):
+        try:
+            if not cell.strip():
+                code = meta.parse_errors(errors[row]).get("timestamp") if errors is not None else None
+                plan.dropped.append((row, None, None, f"timestamp: {code or 'not run'}"))
+                continue
+            spans = parse_timestamp(cell)
+            stem = stems[row]
+            if isinstance(stem, MediaError):
+                raise stem
+        except MediaError as error:
+            plan.failed.append((row, error))
+            continue
+        if not spans:
+            plan.pictures.append(row)
+        for number, scene in enumerate(spans):
+            _plan_scene(plan, row, f"{stem}_scene-{number}", scene, cutting)
+    return plan
+
+
+def _plan_scene(plan: _Plan, row: int, name: str, scene: tuple[float, float], cutting: Cutting) -> None:
+    pieces = [scene]
+    if cutting.max_seconds is not None and scene[1] - scene[0] > cutting.max_seconds + 1e-6:
+        count = math.ceil((scene[1] - scene[0]) / cutting.max_seconds - 1e-6)
+        edges = np.linspace(*scene, count + 1).round(6).tolist()
+        pieces = list(itertools.pairwise(edges))
+    for part, (start, end) in enumerate(pieces):
+        seconds = end - start
+        if cutting.min_seconds is not None and seconds < cutting.min_seconds - 1e-6:
+            reason = f"seconds {meta.cell(round(seconds, 3))} < {meta.number_text(cutting.min_seconds)}"
+            plan.dropped.append((row, start, end, reason))
+            continue
+        plan.rows.append(row)
+        suffix = f"-{part}" if len(pieces) > 1 else ""
+        plan.clips.append(Clip(f"{name}{suffix}.mp4", start, end))
+
+
+def _stems(frame: pd.DataFrame, cutting: Cutting) -> list[str | MediaError]:
+    """For every row the path of its clips without `_scene-<i>.mp4`; no two sources share one."""
+    paths = meta.text(frame, "path").to_numpy()
+    below = meta.text(frame, "relpath").to_numpy() if "relpath" in frame.columns else None
+    plain: list[str | MediaError] = []
+    sources: dict[str, set[str]] = {}
+    for row, path in enumerate(paths):
+        relpath = below[row] if below is not None and below[row] else os.path.basename(path)
+        stem = os.path.normpath(os.path.splitext(relpath)[0])
+        if stem.startswith("..") or os.path.isabs(stem) or "\0" in stem:
+            plain.append(MediaError("bad_path", f"relpath {relpath} leaves the folder of the clips"))
+            continue
+        folder, name = os.path.split(stem)
+        stem = os.path.join(cutting.save_dir, folder, _shortened(name))
+        plain.append(stem)
+        sources.setdefault(stem, set()).add(path)
+    return [
+        f"{stem}_{_hash(path)}" if isinstance(stem, str) and len(sources[stem]) > 1 else stem
+        for stem, path in zip(plain, paths, strict=True)
+    ]
+
+
+def _shortened(name: str, limit: int = 200) -> str:
+    """A name that leaves room for `_scene-<i>` within the 255 bytes of a file name."""
+    raw = os.fsencode(name)
+    return name if len(raw) <= limit else f"{raw[:limit].decode('utf-8', 'ignore')}_{_hash(name)}"
+
+
+def _hash(text: str) -> str:
+    return hashlib.blake2b(os.fsencode(text), digest_size=4).hexdigest()
+
+
+# --- the tool ----------------------------------------------------------------------------------
+
+
+def cut(tables: Sequence[str], cutting: Cutting, options: RunOptions) -> Status:
+    """Cut the shots of a table into clips and write the table of the clips.
+
+    Raises:
+        CallError: no ffmpeg, encoder, table or `timestamp`.
+        StorageError: the clips or the table cannot be written.
+    """
+    if not cutting.save_dir:
+        raise CallError("--save_dir is missing: the folder of the clips")
+    if cutting.encoder != "copy" and cutting.encoder not in ffmpeg.encoders():
+        have = ", ".join(e for e in CODERS if e in ffmpeg.encoders()) or "none of them"
+        raise CallError(f"--encoder {cutting.encoder}: {ffmpeg.program()} has {have}")
+    paths = meta.expand(tables)
+    output = meta.output_path(paths[0], "clips", options.output)
+    frame = meta.read(tables, ("path", "timestamp"))
+    with working_on(output), recording(Status("clips", output, rows_in=len(frame))) as status:
+        with storing(cutting.save_dir):
+            os.makedirs(cutting.save_dir, exist_ok=True)
+        plan = _plan(frame, cutting)
+        meaning = f"cut v1 {replace(cutting, min_seconds=None, max_seconds=None)!r}"
+        cells = Store(output.parent).verdicts_of("cut", meaning, ("made",))
+        results = _cut_all(frame, plan, cutting, options, cells)
+        _write(frame, plan, results, cutting, status)
+        cells.compact()
+    return status
+
+
+def _cut_all(
+    frame: pd.DataFrame, plan: _Plan, cutting: Cutting, options: RunOptions, cells: Cells
+) -> list[Made | MediaError]:
+    """One result per planned clip: from the store where the clip is still there, else newly cut."""
+    sources = row_keys(frame, ("path",))
+    keys = [
+        hashlib.blake2b(repr((sources[row], clip)).encode(), digest_size=12).hexdigest()
+        for row, clip in zip(plan.rows, plan.clips, strict=True)
+    ]
+    results, tries = _known(cells, keys, plan.clips, options.retry_failed)
+    todo: dict[str, int] = {}
+    for number, key in enumerate(keys):
+        if results[number] is None:
+            todo.setdefault(key, number)
+    with cells.journal() as journal, Progress(len(todo), "cut", "clips") as progress:
+        for numbers, made in _cut_in_workers(frame, plan, list(todo.values()), cutting, options):
+            for number, result in zip(numbers, made, strict=True):
+                if isinstance(result, OSError):
+                    with storing(plan.clips[number].target):
+                        raise result
+                key = keys[number]
+                if isinstance(result, MediaError):
+                    journal.failed(key, result, tries.get(key, 0) + 1)
+                else:
+                    journal.scored(key, [json.dumps(vars(result))])
+                results[number] = result
+            progress.step(len(numbers))
+    by_key = {key: results[number] for key, number in todo.items()}
+    return [r if r is not None else by_key[k] for r, k in zip(results, keys, strict=True)]  # type: ignore[misc]
+
+
+def _known(
+    cells: Cells, keys: list[str], clips: list[Clip], retry_failed: bool
+) -> tuple[list[Made | MediaError | None], dict[str, int]]:
+    verdicts = cells.load()
+    at = verdicts.find(keys)
+    final = verdicts.final(at, retry_failed=retry_failed)
+    results: list[Made | MediaError | None] = [None] * len(keys)
+    tries = {keys[i]: int(verdicts.tries[at[i]]) for i in np.flatnonzero((at >= 0) & ~final)}
+    for number in np.flatnonzero(final):
+        place = int(at[number])
+        if code := verdicts.error[place].as_py():
+            results[number] = MediaError(code, verdicts.detail[place].as_py())
+            continue
+        made = Made(**json.loads(verdicts.columns["made"][place].as_py()))
+        try:
+            status = os.stat(clips[number].target)
+        except OSError:
+            continue
+        if (status.st_size, status.st_mtime_ns) == (made.size, made.mtime_ns):
+            results[number] = made
+    return results, tries
+
+
+def _cut_in_workers(
+    frame: pd.DataFrame, plan: _Plan, numbers: list[int], cutting: Cutting, options: RunOptions
+) -> Iterator[tuple[list[int], list[Any]]]:
+    """Cut some of the planned clips, those of one source together."""
+    by_row: dict[int, list[int]] = {}
+    for number in numbers:
+        by_row.setdefault(plan.rows[number], []).append(number)
+    groups = [
+        (row, some[start : start + CLIPS_PER_TASK])
+        for row, some in by_row.items()
+        for start in range(0, len(some), CLIPS_PER_TASK)
+    ]
+    paths = meta.text(frame, "path")
+    tasks = ((tuple(some), (paths.iat[row], [plan.clips[n] for n in some])) for row, some in groups)
+    with Watchdog(options.stall) as watchdog:
+        pool = Pool(
+            CutJob(cutting, options.root),
+            max(1, min(len(groups), options.num_workers or os.cpu_count() or 1)),
+            seconds=options.timeout,
+            memory_bytes=int(options.worker_memory * GIB),
+            heartbeat=watchdog.alive,
+        )
+        for some, made in pool.map(tasks):
+            yield list(some), [made] * len(some) if isinstance(made, MediaError) else made
+
+
+def _write(
+    frame: pd.DataFrame, plan: _Plan, results: list[Made | MediaError], cutting: Cutting, status: Status
+) -> None:
+    good = [n for n, result in enumerate(results) if isinstance(result, Made)]
+    order = sorted([*((plan.rows[n], n) for n in good), *((row, -1) for row in plan.pictures)])
+    clips = frame.iloc[[row for row, _ in order]].reset_index(drop=True)
+    sources = meta.text(clips, "path").tolist()
+    made = [(plan.clips[n], results[n]) if n >= 0 else None for _, n in order]
+    _describe(clips, sources, made, cutting)
+    meta.write(clips, status.output)
+    dropped = frame.iloc[[row for row, *_ in plan.dropped]].reset_index(drop=True)
+    _add(dropped, "clip_start", [s for _, s, _, _ in plan.dropped])
+    _add(dropped, "clip_end", [e for _, _, e, _ in plan.dropped])
+    _add(dropped, "reason", [r for *_, r in plan.dropped])
+    write_sidecar(dropped, status.output, "dropped")
+    bad = [(plan.rows[n], plan.clips[n], r) for n, r in enumerate(results) if isinstance(r, MediaError)]
+    failures = [*((row, None, error) for row, error in plan.failed), *bad]
+    failed = frame.iloc[[row for row, *_ in failures]].reset_index(drop=True)
+    _add(failed, "clip_start", [c and c.start for _, c, _ in failures])
+    _add(failed, "clip_end", [c and c.end for _, c, _ in failures])
+    _add(failed, "scorer", ["cut"] * len(failures))
+    _add(failed, "code", [error.code for *_, error in failures])
+    _add(failed, "detail", [error.detail for *_, error in failures])
+    write_sidecar(failed, status.output, "failed")
+    status.rows_out = status.scored = len(clips)
+    status.failed_rows = len(failures)
+    status.failed = dict(Counter(f"cut: {e.code}" for *_, e in failures).most_common())
+    told = (r.split(" ")[0] + " < " + r.split("< ")[1] if "< " in r else r for *_, r in plan.dropped)
+    status.dropped = dict(Counter(told).most_common())
+
+
+def _describe(clips: pd.DataFrame, sources: list[str], made: list[Any], cutting: Cutting) -> None:
+    """Turn the rows of sources into those of their clips."""
+    owned = {c.name for s in SCORERS.values() for c in every_column(s)} | {"error", "filesize"}
+    for column in clips.columns:
+        if column in owned:
+            _add(clips, column, [""] * len(clips))
+    targets = [clip.target if clip else source for clip, source in
+               zip((m and m[0] for m in made), sources, strict=True)]  # fmt: skip
+    relpaths = [
+        os.path.relpath(t, cutting.save_dir) if m else None for t, m in zip(targets, made, strict=True)
+    ]
+    _add(clips, "path", targets)
+    if "id" in clips.columns:
+        _add(clips, "id", [Path(t).stem for t in targets])
+    if "relpath" in clips.columns:
+        old = meta.text(clips, "relpath").tolist()
+        _add(clips, "relpath", [r if r is not None else o for r, o in zip(relpaths, old, strict=True)])
+    _add(clips, "timestamp", [format_scenes([(m[1].start, m[1].end)]) if m else "[]" for m in made])
+    _add(clips, "source_path", sources)
+    _add(clips, "clip_start", [round(m[1].start, 6) if m else None for m in made])
+    _add(clips, "clip_end", [round(m[1].end, 6) if m else None for m in made])
+
+
+def _add(frame: pd.DataFrame, column: str, values: Sequence[object]) -> None:
+    frame[column] = meta.text_column([meta.cell(value) for value in values], frame)
+
+
+def main() -> None:
+    """The program."""
+    parser = Parser(__doc__ or "")
+    parser.add_argument("meta", nargs="+", help="table(s) with `path` and `timestamp`: .csv or .parquet")
+    parser.add_fields(Cutting, "clips")
+    parser.add_fields(RunOptions, "how it is run")
+    given = parser.parse_args()
+    run_main(lambda: cut(given.meta, parser.take(Cutting, given), parser.take(RunOptions, given)))
+
+
+if __name__ == "__main__":  # run as the module that it is: workers know its classes by that name
+    from pipeline.splitting.cut import main as program
+
+    program()

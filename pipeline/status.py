@@ -1,0 +1,117 @@
+"""How a tool's run ended: the summary line, the exit code, and both in a file beside the output."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline import errors, meta
+
+STATES = {errors.OK: "done", errors.INCOMPLETE: "incomplete"}
+
+
+@dataclass
+class Status:
+    """What happened to the rows of a table.
+
+    Attributes:
+        tool: what ran.
+        output: the table it wrote.
+        rows_in, rows_out: rows of the input and of the output.
+        scored: rows with a result for everything that was asked for.
+        failed: rows by failure, `<scorer>: <code>`.
+        dropped: rows by reason, for a step that removes rows.
+        pending: rows without a verdict.
+        exit_code, message: why it ended as it did; the message is empty when all is well.
+    """
+
+    tool: str
+    output: Path
+    rows_in: int = 0
+    rows_out: int = 0
+    scored: int = 0
+    failed_rows: int = 0
+    failed: dict[str, int] = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)
+    pending: int = 0
+    exit_code: int = errors.OK
+    message: str = ""
+    seconds: float = 0.0
+    _started: float = field(default_factory=time.time, repr=False)
+
+    def line(self) -> str:
+        """The one line with which every tool ends."""
+        parts = [f"{self.rows_in} rows"]
+        if self.rows_out != self.rows_in:
+            parts.append(f"{self.rows_out} out")
+        if self.failed_rows:
+            codes = ", ".join(f"{n} {code}" for code, n in self.failed.items())
+            parts.append(f"{self.failed_rows} failed ({codes})")
+        if self.dropped:
+            reasons = ", ".join(f"{n} {reason}" for reason, n in self.dropped.items())
+            parts.append(f"{sum(self.dropped.values())} dropped ({reasons})")
+        if self.pending:
+            parts.append(f"{self.pending} not run yet")
+        text = f"{self.tool}: {', '.join(parts)} in {self.seconds:.1f} s -> {self.output}"
+        return f"{text}\n{self.message}" if self.message else text
+
+    @property
+    def path(self) -> Path:
+        """Where write() puts it: `<output stem>_status.json`."""
+        return status_path(self.output)
+
+    def write(self) -> None:
+        """Keep it beside the output, for launchers lose exit codes."""
+        entry = {
+            "tool": self.tool,
+            "state": STATES.get(self.exit_code, "failed"),
+            "exit": self.exit_code,
+            "message": self.message,
+            "output": os.fspath(self.output),
+            "rows_in": self.rows_in,
+            "rows_out": self.rows_out,
+            "scored": self.scored,
+            "failed_rows": self.failed_rows,
+            "failed": self.failed,
+            "dropped": self.dropped,
+            "pending": self.pending,
+            "seconds": round(self.seconds, 3),
+            "started": _utc(self._started),
+            "ended": _utc(time.time()),
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+        }
+        with meta.replacing(self.path) as file:
+            file.write(json.dumps(entry, indent=2).encode() + b"\n")
+
+
+def status_path(output: Path) -> Path:
+    """The status file of a table."""
+    return output.with_name(f"{output.stem}_status.json")
+
+
+def _utc(seconds: float) -> str:
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="seconds")
+
+
+@contextmanager
+def recording(status: Status) -> Iterator[Status]:
+    """Time a run and write its status, also when it ends with an error, which goes on."""
+    begun = time.monotonic()
+    try:
+        yield status
+    except BaseException as error:
+        status.exit_code = getattr(error, "exit_code", errors.BUG)
+        status.message = str(error) or type(error).__name__
+        raise
+    finally:
+        status.seconds = time.monotonic() - begun
+        if status.exit_code != errors.STORAGE:
+            status.write()

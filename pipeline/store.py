@@ -1,0 +1,401 @@
+"""Finished cells on disk: what makes every run resumable, and every edit of a table harmless.
+
+Beside the tables stands a folder `.clipsheet`, safe to delete (the work is then done again):
+
+    cells/<scorer>-<fingerprint>/   every verdict of one scorer with one set of parameters
+        scorer.txt                  what the fingerprint stands for
+        <utc>-<host>-<pid>.jsonl    verdicts as they come, one line each, of one process
+        cells.parquet               those of ended processes, put together
+    ranks/, locks/                  who is at work
+
+A verdict is found by the key of its row, never by a row number: the cells that the scorer reads and
+the size and modification time of the file. So sorted, split, merged and edited tables keep theirs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json
+import pyarrow.parquet as pq
+
+from pipeline import meta
+from pipeline.errors import MAX_TRIES, TRANSIENT, Incomplete, MediaError, StorageError, storing
+from pipeline.launch import Rank
+from pipeline.scorer import Scorer, provenance
+
+log = logging.getLogger(__name__)
+
+FOLDER = ".clipsheet"
+SYNC_SECONDS = 1.0
+COMPACT_BYTES = 1 << 20
+STAT_THREADS = 16
+_EXTRA = ("_key", "_error", "_detail", "_tries", "_began")
+
+
+# --- keys --------------------------------------------------------------------------------------
+
+
+def row_keys(frame: pd.DataFrame, reads: Sequence[str]) -> list[str]:
+    """For every row 24 hex digits of what a scorer that reads these columns depends on.
+
+    With `path` among them, the size and modification time of the file count too.
+    """
+    columns = [meta.text(frame, name).tolist() for name in reads]
+    if "path" in reads:
+        columns.append(_file_marks(columns[list(reads).index("path")]))
+    digest = hashlib.blake2b
+    return [
+        digest("\x1f".join(cells).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+        for cells in zip(*columns, strict=True)
+    ]
+
+
+def _file_marks(paths: Sequence[str]) -> list[str]:
+    """Size and modification time of each file; stat waits for the disk, so many at a time."""
+    if len(paths) < 1000:
+        return [_file_mark(path) for path in paths]
+    with ThreadPoolExecutor(STAT_THREADS) as threads:
+        return list(threads.map(_file_mark, paths, chunksize=500))
+
+
+def _file_mark(path: str) -> str:
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return "-"
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+# --- verdicts ----------------------------------------------------------------------------------
+
+
+class Store:
+    """The `.clipsheet` folder beside a table."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / FOLDER
+
+    def cells(self, scorer: Scorer) -> Cells:
+        """The verdicts of a scorer with its parameters."""
+        names = tuple(column.name for column in scorer.columns)
+        return self.verdicts_of(scorer.name, provenance(scorer), names)
+
+    def verdicts_of(self, name: str, meaning: str, columns: Sequence[str]) -> Cells:
+        """The verdicts of whatever `meaning` describes in full; equal words, equal verdicts."""
+        fingerprint = hashlib.blake2b(meaning.encode(), digest_size=6).hexdigest()
+        return Cells(self.folder / "cells" / f"{name}-{fingerprint}", meaning, tuple(columns))
+
+
+class Verdicts:
+    """All verdicts of one scorer, to be looked up by key.
+
+    Attributes:
+        columns: [V] text of every cell, by column name.
+        error, detail: [V] text, empty where the row is scored.
+        tries: [V] int.
+        began: how often scoring of a key began and never ended, which kills the process.
+    """
+
+    def __init__(self, table: pa.Table, names: Sequence[str], began: Mapping[str, int]) -> None:
+        self._keys = table.column("_key").combine_chunks()
+        self.columns = {n: pc.fill_null(table.column(n).combine_chunks(), "") for n in names}
+        self.error = pc.fill_null(table.column("_error").combine_chunks(), "")
+        self.detail = pc.fill_null(table.column("_detail").combine_chunks(), "")
+        self.tries = pc.fill_null(table.column("_tries").combine_chunks(), 1).to_numpy()
+        self.began = began
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def find(self, keys: Sequence[str]) -> np.ndarray:
+        """[N] int64 position of each key, -1 where there is no verdict."""
+        wanted = pa.array(keys, pa.large_string())
+        found = pc.index_in(wanted, value_set=self._keys)
+        return pc.fill_null(found, -1).to_numpy().astype(np.int64)
+
+    def final(self, at: np.ndarray, *, retry_failed: bool = False) -> np.ndarray:
+        """[N] bool: whether the verdicts at these positions stand, or are to be tried (again)."""
+        found = at >= 0
+        if not len(self):
+            return found
+        codes = self.error.to_numpy(zero_copy_only=False)
+        failed = codes != ""
+        again = np.isin(codes, list(TRANSIENT)) & (self.tries < MAX_TRIES)
+        again = failed if retry_failed else again
+        return found & ~again[at]
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Verdicts of one kind on disk."""
+
+    folder: Path
+    meaning: str
+    columns: tuple[str, ...]
+
+    def load(self) -> Verdicts:
+        """Everything that is known, the newest verdict of each key."""
+        while True:
+            try:
+                # Journals first: a line leaves its journal only when cells.parquet has it.
+                parts = [_read_journal(p, self._schema()) for p in sorted(self._journals())]
+                break
+            except FileNotFoundError:
+                continue
+        began: dict[str, int] = {}
+        for part in parts:
+            for key in part.column("_began").drop_null().to_pylist():
+                began[key] = began.get(key, 0) + 1
+        parts = [p.filter(pc.is_null(p.column("_began"))) for p in parts]
+        table = pa.concat_tables([*self._compacted(), *parts, self._schema().empty_table()])
+        verdicts = Verdicts(_newest(table), self.columns, began)
+        for key, at in zip(began, verdicts.find(list(began)), strict=True) if began else ():
+            if at >= 0:
+                began[key] = 0
+        return verdicts
+
+    def journal(self) -> Journal:
+        """A new file for this process's verdicts."""
+        with storing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "scorer.txt").write_text(self.meaning + "\n")
+        name = f"{time.strftime('%Y%m%dT%H%M%S')}-{socket.gethostname()}-{os.getpid()}.jsonl"
+        return Journal(self.folder / name, self.columns)
+
+    def compact(self) -> None:
+        """Move the verdicts of ended processes from their journals into one Parquet file."""
+        if sum(p.stat().st_size for p in self._journals()) < COMPACT_BYTES:
+            return
+        with contextlib.ExitStack() as stack, storing(self.folder):
+            if not _try_lock(stack.enter_context(open(self.folder / "lock", "ab"))):
+                return
+            ended = []
+            for path in sorted(self._journals()):
+                if _try_lock(stack.enter_context(open(path, "ab"))):
+                    ended.append(path)
+            parts = [_read_journal(path, self._schema()) for path in ended]
+            parts = [p.filter(pc.is_null(p.column("_began"))) for p in parts]
+            table = _newest(pa.concat_tables([*self._compacted(), *parts]))
+            with meta.replacing(self.folder / "cells.parquet") as file:
+                pq.write_table(table, file)
+            for path in ended:
+                path.unlink()
+
+    def _schema(self) -> pa.Schema:
+        text = [pa.field(name, pa.large_string()) for name in self.columns]
+        extra = [pa.field(n, pa.int64() if n == "_tries" else pa.large_string()) for n in _EXTRA]
+        return pa.schema([*extra, *text])
+
+    def _journals(self) -> Iterator[Path]:
+        return self.folder.glob("*.jsonl")
+
+    def _compacted(self) -> list[pa.Table]:
+        path = self.folder / "cells.parquet"
+        if not path.exists():
+            return []
+        try:
+            return [pq.read_table(path, schema=self._schema())]
+        except (pa.ArrowException, OSError) as error:
+            raise StorageError(f"{path}: damaged ({error}); delete it to do that work again") from error
+
+
+def _newest(table: pa.Table) -> pa.Table:
+    """One row per key: a score before a failure, a later failure before an earlier one."""
+    keys = table.column("_key")
+    if len(pc.unique(keys)) == len(keys):
+        return table.combine_chunks()
+    rank = pa.table(
+        {
+            "_key": keys,
+            "failed": pc.is_valid(table.column("_error")),
+            "tries": pc.fill_null(table.column("_tries"), 1),
+            "row": pa.array(np.arange(table.num_rows)),
+        }
+    )
+    order = [("_key", "ascending"), ("failed", "ascending"), ("tries", "descending"), ("row", "descending")]
+    rank = rank.sort_by(order)
+    sorted_keys = rank.column("_key").to_numpy()
+    first = np.concatenate([[True], sorted_keys[1:] != sorted_keys[:-1]])
+    return table.take(pa.array(np.sort(rank.column("row").to_numpy()[first]))).combine_chunks()
+
+
+def _read_journal(path: Path, schema: pa.Schema) -> pa.Table:
+    """The whole lines of a journal; a last one that was cut off by a kill is not there."""
+    data = path.read_bytes()
+    data = data[: data.rfind(b"\n") + 1]
+    if not data:
+        return schema.empty_table()
+    try:
+        table = pa.json.read_json(
+            pa.py_buffer(data),
+            read_options=pa.json.ReadOptions(block_size=min(max(len(data), 1 << 20), 1 << 28)),
+            parse_options=pa.json.ParseOptions(schema, unexpected_field_behavior="error"),
+        )
+        if table.num_rows == data.count(b"\n"):
+            return table
+    except pa.ArrowInvalid:
+        pass
+    raise _bad_line(path, data, schema)
+
+
+def _bad_line(path: Path, data: bytes, schema: pa.Schema) -> StorageError:
+    for number, line in enumerate(data.splitlines(), 1):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            entry = None
+        if not isinstance(entry, dict) or not entry.keys() <= set(schema.names):
+            break
+    return StorageError(
+        f"{path}: line {number} is damaged; delete the line (its rows are done again) or the file"
+    )
+
+
+class Journal:
+    """The verdicts of one process, each on the disk's way before the next is asked for."""
+
+    def __init__(self, path: Path, names: Sequence[str]) -> None:
+        self._path = path
+        self._names = names
+        self._synced = time.monotonic()
+        with storing(path):
+            self._file: IO[bytes] = open(path, "xb", buffering=0)
+            _try_lock(self._file)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        empty = self._file.tell() == 0
+        with storing(self._path):
+            os.fsync(self._file.fileno())
+            if empty:
+                self._path.unlink()
+            self._file.close()
+
+    def scored(self, key: str, values: Sequence[str]) -> None:
+        """Keep a row's cells, one text per column."""
+        self._write({"_key": key, **dict(zip(self._names, values, strict=True))})
+
+    def failed(self, key: str, error: MediaError, tries: int) -> None:
+        """Keep a row's failure and how often it has been tried."""
+        self._write({"_key": key, "_error": error.code, "_detail": error.detail, "_tries": tries})
+
+    def began(self, key: str) -> None:
+        """Keep that the model is about to see this row, in case it kills the process."""
+        self._write({"_began": key})
+
+    def _write(self, entry: Mapping[str, object]) -> None:
+        with storing(self._path):
+            line = (json.dumps(entry, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+            written = self._file.write(line)
+            if written != len(line):  # a disk that fills up takes a part of it
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            now = time.monotonic()
+            if now - self._synced > SYNC_SECONDS:
+                os.fsync(self._file.fileno())
+                self._synced = now
+
+
+# --- who is at work ----------------------------------------------------------------------------
+
+
+def _try_lock(file: IO[bytes]) -> bool:
+    """Take an exclusive lock that the kernel frees when the process ends; False if another has it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
+            raise
+        log.warning("%s: this file system has no locks; run one process per folder", file.name)
+    return True
+
+
+@contextlib.contextmanager
+def working_on(output: Path) -> Iterator[None]:
+    """Hold the lock of a table while it is made.
+
+    Raises:
+        Incomplete: another process is making it; says which.
+        StorageError: the folder cannot be written.
+    """
+    path = output.parent / FOLDER / "locks" / f"{output.name}.lock"
+    with storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+b")
+    with file:
+        if not _try_lock(file):
+            file.seek(0)
+            holder = file.read(1000).decode("utf-8", "replace").strip() or "another process"
+            raise Incomplete(f"{output}: {holder} is making it; wait for that and run this again")
+        with storing(path):
+            file.truncate(0)
+            started = time.strftime("%Y-%m-%d %H:%M:%S")
+            command = " ".join(sys.argv)[:200]
+            file.write(
+                f"pid {os.getpid()} on host {socket.gethostname()}, started {started} ({command})".encode()
+            )
+            file.flush()
+        yield
+
+
+class Presence:
+    """Marks a process of a launch as at work until it ends, for the one that waits for the others."""
+
+    def __init__(self, folder: Path, rank: Rank) -> None:
+        self._ranks = folder / FOLDER / "ranks" / rank.launch
+        path = self._ranks / str(rank.index)
+        with storing(path):
+            self._ranks.mkdir(parents=True, exist_ok=True)
+            self._file = open(path, "ab")  # stays open, and locked, until the process ends
+        _try_lock(self._file)
+
+    def beat(self) -> None:
+        """This process is alive."""
+        os.utime(self._file.fileno())
+
+    def last_beat(self) -> float:
+        """When the last sign of life of any process of the launch was, in seconds since 1970."""
+        return max((path.stat().st_mtime for path in self._ranks.glob("*")), default=0.0)
+
+    def ended(self, world: int) -> bool:
+        """Whether all processes but number 0 have begun and are over."""
+        for rank in range(1, world):
+            try:
+                with open(self._ranks / str(rank), "r+b") as file:
+                    if not _try_lock(file):
+                        return False
+            except FileNotFoundError:
+                return False
+        return True
+
+    def remove(self) -> None:
+        """All are over: leave nothing behind."""
+        for path in self._ranks.glob("*"):
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._ranks.rmdir()

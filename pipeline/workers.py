@@ -1,0 +1,289 @@
+"""Worker processes that can be killed: a sample that hangs, crashes or swallows memory costs its row only.
+
+A worker does one task at a time for which it has a deadline; its clock starts when the worker says
+that it has begun. A worker that dies or overruns is replaced. A task whose worker died is tried
+once more when nothing else runs, for the kernel may have killed the worker for another's memory.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pickle
+import resource
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, Pipe, wait
+from typing import Any
+
+from pipeline.errors import MediaError
+
+#: job(payload, allow) -> result; allow(seconds) moves the deadline to so long after the beginning.
+Job = Callable[[Any, Callable[[float], None]], Any]
+LOOKAHEAD = 2  # tasks a worker holds, so that it never waits while its results are being used
+#: A task larger than this waits for an idle worker: a pipe full at both ends would never move again.
+LOOKAHEAD_BYTES = 1 << 14
+HEARTBEAT_SECONDS = 5.0
+PR_SET_PDEATHSIG = 1
+
+
+class Pool:
+    """Runs a picklable job on many tasks in `size` supervised processes.
+
+    Args:
+        job: called in the workers; may raise MediaError. Any other exception is returned as a
+            MediaError `model_error` whose `trace` holds the traceback.
+        size: number of processes; they are started when they are needed.
+        seconds: deadline of a task until the job allows itself more.
+        memory_bytes: address space that a worker may use; None for no limit.
+        heartbeat: called every few seconds while map() waits for its workers.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        size: int,
+        *,
+        seconds: float,
+        memory_bytes: int | None = None,
+        heartbeat: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._job = job
+        self._size = size
+        self._seconds = seconds
+        self._memory_bytes = memory_bytes
+        self._heartbeat = heartbeat
+        self._workers: list[_Worker] = []
+
+    def map(self, tasks: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
+        """(key, result or MediaError) for every (key, payload), in the order they end."""
+        coming = iter(tasks)
+        again: deque[_Task] = deque()
+        suspects: deque[_Task] = deque()  # their worker died; each gets one try alone
+        try:
+            while True:
+                self._hand_out(coming, again)
+                if not any(w.tasks for w in self._workers):
+                    if not suspects:
+                        return
+                    self._idle_worker().give(suspects.popleft())
+                yield from self._collect(again, suspects)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Kill all workers."""
+        for worker in self._workers:
+            worker.kill()
+        self._workers.clear()
+
+    def _hand_out(self, coming: Iterator[tuple[Any, Any]], again: deque[_Task]) -> None:
+        for depth in range(LOOKAHEAD):
+            for place in range(self._size):
+                if place < len(self._workers) and len(self._workers[place].tasks) > depth:
+                    continue
+                if depth and place >= len(self._workers):
+                    break
+                task = again.popleft() if again else _next_task(coming)
+                if task is None:
+                    return
+                if place == len(self._workers):
+                    self._workers.append(self._start())
+                self._workers[place].give(task)
+
+    def _idle_worker(self) -> _Worker:
+        if not self._workers:
+            self._workers.append(self._start())
+        return self._workers[0]
+
+    def _start(self) -> _Worker:
+        return _Worker(self._job, self._seconds, self._memory_bytes)
+
+    def _collect(self, again: deque[_Task], suspects: deque[_Task]) -> Iterator[tuple[Any, Any]]:
+        """What has ended by now; waits until something happens."""
+        now = time.monotonic()
+        patience = max(0.0, min(w.deadline for w in self._workers) - now)
+        ready = wait([w.pipe for w in self._workers], min(patience, HEARTBEAT_SECONDS))
+        self._heartbeat()
+        for place, worker in enumerate(self._workers):
+            if worker.pipe in ready:
+                try:
+                    done = worker.receive()
+                except (EOFError, ConnectionResetError, pickle.UnpicklingError):
+                    task = worker.tasks.popleft() if worker.tasks else None
+                    again.extendleft(reversed(worker.tasks))
+                    ended = worker.kill()
+                    self._workers[place] = self._start()
+                    if task is None:
+                        continue
+                    if worker.never_ready:
+                        raise RuntimeError(
+                            "a worker process could not start; see its message above"
+                        ) from None
+                    if task.tried:
+                        yield task.key, MediaError("crashed", _how_it_ended(ended))
+                    else:
+                        task.tried = True
+                        suspects.append(task)
+                    continue
+                if done is not None:
+                    yield done
+            elif worker.tasks and time.monotonic() > worker.deadline:
+                task = worker.tasks.popleft()
+                again.extendleft(reversed(worker.tasks))
+                worker.kill()
+                self._workers[place] = self._start()
+                yield task.key, MediaError("timeout", f"no end after {worker.allowed:g} s")
+
+
+@dataclass
+class _Task:
+    key: Any
+    payload: bytes
+    tried: bool = False
+
+
+def _next_task(coming: Iterator[tuple[Any, Any]]) -> _Task | None:
+    pair = next(coming, None)
+    return None if pair is None else _Task(pair[0], pickle.dumps(pair[1]))
+
+
+def _how_it_ended(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
+
+
+@dataclass
+class _Worker:
+    """The parent's end of one worker process."""
+
+    job: Job
+    seconds: float
+    memory_bytes: int | None
+    tasks: deque[_Task] = field(default_factory=deque)
+    deadline: float = float("inf")
+    allowed: float = 0.0
+    never_ready: bool = True
+    _sent: int = 0
+    _began: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.pipe, far_end = Pipe()
+        with far_end:
+            descriptor = far_end.fileno()
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "pipeline.workers", str(descriptor), str(os.getpid())],
+                pass_fds=[descriptor],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env=_environment(),
+            )
+        self.pipe.send(self.memory_bytes)
+        self.pipe.send(self.job)
+
+    def give(self, task: _Task) -> None:
+        self.tasks.append(task)
+        self._send()
+
+    def _send(self) -> None:
+        """Send what the worker may have: its next task, and a small one to go on with."""
+        while self._sent < len(self.tasks):
+            task = self.tasks[self._sent]
+            if self._sent and len(task.payload) > LOOKAHEAD_BYTES:
+                return
+            self._sent += 1
+            try:
+                self.pipe.send_bytes(task.payload)
+            except (BrokenPipeError, ConnectionResetError):  # it died: receive() will find out
+                return
+
+    def receive(self) -> tuple[Any, Any] | None:
+        """Read one message; (key, result) if it ends a task."""
+        kind, value = self.pipe.recv()
+        if kind == "ready":
+            self.never_ready = False
+        elif kind == "began":
+            self.allowed, self._began = self.seconds, value
+            self.deadline = value + self.allowed
+        elif kind == "allow":
+            self.allowed = max(self.allowed, value)
+            self.deadline = self._began + self.allowed
+        else:
+            self.deadline = float("inf")
+            key = self.tasks.popleft().key
+            self._sent -= 1
+            self._send()
+            return key, value
+        return None
+
+    def kill(self) -> int:
+        self.pipe.close()
+        self.process.kill()
+        return self.process.wait()
+
+
+def _environment() -> dict[str, str]:
+    """One thread per worker: their number is what uses the cores."""
+    threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+    path = os.pathsep.join(p or os.getcwd() for p in sys.path)
+    return {**os.environ, **dict.fromkeys(threads, "1"), "PYTHONPATH": path}
+
+
+def die_with_parent(parent: int, how: int = signal.SIGKILL) -> None:
+    """Have the kernel send this process a signal when its parent ends (Linux)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(PR_SET_PDEATHSIG, how, 0, 0, 0)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), how)
+
+
+def _main(descriptor: int, parent: int) -> None:
+    """A worker: receive the job, then tasks, one after another."""
+    die_with_parent(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with Connection(descriptor) as pipe:
+        memory_bytes = pipe.recv()
+        job: Job = pipe.recv()
+        if memory_bytes is not None:
+            resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+        pipe.send(("ready", None))
+        while True:
+            try:
+                payload = pipe.recv()
+            except EOFError:
+                return
+            pipe.send(("began", time.monotonic()))
+            pipe.send(("done", _run(job, payload, lambda seconds: pipe.send(("allow", seconds)))))
+
+
+def _run(job: Job, payload: Any, allow: Callable[[float], None]) -> Any:
+    try:
+        return job(payload, allow)
+    except MediaError as error:
+        return error
+    except MemoryError as error:
+        return MediaError("out_of_memory", str(error))
+    except Exception as error:
+        return unexpected(error)
+
+
+def unexpected(error: Exception) -> MediaError:
+    """An exception that nobody foresaw, as a row's failure that keeps its traceback."""
+    failure = MediaError("model_error", f"{type(error).__name__}: {error}")
+    failure.trace = "".join(traceback.format_exception(error))
+    return failure
+
+
+if __name__ == "__main__":
+    _main(int(sys.argv[1]), int(sys.argv[2]))

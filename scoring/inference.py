@@ -1,0 +1,60 @@
+"""Several scorers over one table, each sample decoded once: python -m scoring.inference META --scorers a b
+
+Flags of a scorer are given as `--<scorer>.<field>`, for example `--ocr.num_frames 3`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from typing import Any
+
+from pipeline.cli import Parser, run_main
+from pipeline.config import build
+from pipeline.errors import CallError
+from pipeline.run import RunOptions, run_scorers
+from pipeline.scorer import Scorer
+from scoring.info.scorer import Info
+from scoring.motion.scorer import Motion
+from scoring.ocr.scorer import Ocr
+from scoring.quality.scorer import Quality
+
+#: Every scorer by the name of its package.
+SCORERS: dict[str, type[Scorer]] = {
+    "info": Info,
+    "ocr": Ocr,
+    "motion": Motion,
+    "quality": Quality,
+}
+
+
+def main() -> None:
+    """The program."""
+    parser = Parser(__doc__ or "")
+    parser.add_argument("meta", nargs="+", help="table(s) with a column `path`: .csv or .parquet")
+    parser.add_argument("--scorers", nargs="+", required=True, choices=SCORERS, help="what to score")
+    for name, scorer in SCORERS.items():
+        parser.add_fields(scorer, f"{name}: {(scorer.__doc__ or '').splitlines()[0]}", prefix=f"{name}.")
+    parser.add_fields(RunOptions, "how it is run; changes no result")
+    given = parser.parse_args()
+    flags = vars(given)
+
+    def program() -> Any:
+        scorers = []
+        for name in dict.fromkeys(given.scorers):
+            cls = SCORERS[name]
+            named = {f.name: flags[f"{name}.{f.name}"] for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+            scorers.append(build(cls, named, name))
+        unused = [
+            flag for flag, value in flags.items()
+            if "." in flag and value is not None and flag.split(".")[0] not in given.scorers
+        ]  # fmt: skip
+        if unused:
+            raise CallError(f"--{unused[0]}: its scorer is not among --scorers {' '.join(given.scorers)}")
+        return run_scorers(given.meta, scorers, parser.take(RunOptions, given))
+
+    run_main(program)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""What a file is: size, frames, rate, length, codec; counted by decoding it, not read off its header."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pipeline.media import EVERY_FRAME, MediaInfo
+from pipeline.scorer import Column, Frames, Row, Scorer
+
+
+@dataclass(frozen=True)
+class Info(Scorer):
+    """Facts of the container and the decoded stream. A picture has one frame and no rate or length."""
+
+    name: ClassVar[str] = "info"
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        return (
+            Column("num_frames", "int", "", "frames that decode"),
+            Column("height", "int", "pixels", "as displayed, rotation applied"),
+            Column("width", "int", "pixels", "as displayed, rotation applied"),
+            Column("aspect_ratio", "float", "", "height / width"),
+            Column("fps", "float", "1/s", "frames per second"),
+            Column("resolution", "int", "pixels", "height x width"),
+            Column("duration", "float", "s", "from the first frame to the end of the last"),
+            Column("codec", "text", "", "FFmpeg's name of the video codec or picture format"),
+            Column("bit_rate", "int", "bit/s", "of the whole file"),
+            Column("has_audio", "bool", "", "whether there is a sound stream"),
+        )
+
+    def times(self, info: MediaInfo) -> object:
+        return EVERY_FRAME
+
+    def prepare(self, row: Row, frames: Frames) -> tuple[Any, ...]:
+        count = sum(1 for _ in frames)
+        info = frames.info
+        video = not info.is_image
+        return (
+            count,
+            info.height,
+            info.width,
+            round(info.height / info.width, 6),
+            round(info.fps, 6) if video else None,
+            info.height * info.width,
+            round(info.duration, 6) if video else None,
+            info.codec,
+            round(8 * info.size_bytes / info.duration) if info.duration else None,
+            info.has_audio,
+        )
+
+    def score(self, model: Any, items: Sequence[Any]) -> list[tuple[Any, ...]]:
+        return list(items)

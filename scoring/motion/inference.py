@@ -1,0 +1,7 @@
+"""python -m scoring.motion.inference META [flags]"""
+
+from pipeline.cli import main_scorer
+from scoring.motion.scorer import Motion
+
+if __name__ == "__main__":
+    main_scorer(Motion)

@@ -1,0 +1,256 @@
+"""Technical quality of the picture, measured without any weights, median over one frame a second.
+
+`sharpness`: variance of the Laplacian (Pech-Pacheco et al., "Diatom autofocusing in brightfield
+microscopy", ICPR 2000) of luma shrunk to a short side of 720. `noise`: standard deviation of the
+noise (Immerkaer, "Fast noise variance estimation", CVIU 64, 1996) in the calmer blocks of the
+picture. `blockiness`: luma steps across the borders of 8 x 8 blocks over those inside blocks (after
+Wang, Sheikh, Bovik, "No-reference perceptual quality assessment of JPEG compressed images", ICIP
+2002). `contrast`: RMS contrast (Peli, "Contrast in complex images", JOSA A 7, 1990). `frozen`: share
+of the seconds in which no block of the picture changes.
+
+Black borders are measured first, and everything else inside them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, ClassVar, NamedTuple
+
+import cv2
+import numpy as np
+
+from pipeline.config import option
+from pipeline.media import MediaInfo, fit
+from pipeline.scorer import Column, Frame, Frames, Row, Scorer
+
+SHARPNESS_SHORT_SIDE = 720
+SATURATION_SHORT_SIDE = 144
+#: Noise and blocks are properties of single pixels: measured unshrunk, in the middle of large ones.
+NATIVE_HEIGHT, NATIVE_WIDTH = 1088, 1920
+BLOCK = 8  # of every block-based codec since JPEG and MPEG-1
+NOISE_BLOCK = 16
+CALM_PERCENTILE = 25
+DARK, BRIGHT = 3.0, 252.0  # luma outside is crushed or blown out
+BORDER_LUMA = 10  # video black with what compression adds to it
+BORDER_SPREAD = 6
+BORDER_PIECES = 64
+MIN_STEP = 0.05  # grey levels; a flat picture has no blocks to be seen
+FROZEN_LEVELS = 2.0  # of luma, what compression alone does to a block's mean
+#: Immerkaer's mask, the difference of two Laplacians: blind to edges and planes.
+NOISE_MASK = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
+
+
+@dataclass(frozen=True)
+class Quality(Scorer):
+    """Nine numbers of technical quality."""
+
+    name: ClassVar[str] = "quality"
+
+    seconds: float = option(1.0, "seconds between the frames looked at", gt=0)
+    max_frames: int = option(32, "frames looked at, evenly spread over a longer clip", ge=3)
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        return (
+            Column("sharpness", "float", "", "variance of the Laplacian: below 50 blurred", "higher"),
+            Column("noise", "float", "grey levels", "standard deviation: above 5 grainy", "lower"),
+            Column("blockiness", "float", "", "steps at 8x8 blocks: 1 none, above 1.3 visible", "lower"),
+            Column("brightness", "float", "0-1", "mean luma"),
+            Column("contrast", "float", "0-1", "standard deviation of luma"),
+            Column("saturation", "float", "0-1", "mean HSV saturation"),
+            Column("clipped", "float", "0-1", "share of pixels black or white", "lower"),
+            Column("black_borders", "float", "0-1", "share of the picture that is border", "lower"),
+            Column("frozen", "float", "0-1", "share of the time without any change", "lower"),
+        )
+
+    def times(self, info: MediaInfo) -> Sequence[float]:
+        times = info.every(self.seconds, self.max_frames)
+        return times if len(times) >= 3 else info.at(0.1, 0.5, 0.9)
+
+    def prepare(self, row: Row, frames: Frames) -> tuple[float, ...]:
+        finder = BorderFinder()
+        looks = []
+        for frame in frames:
+            luma = frame.luma()  # [H, W] uint8
+            finder.add(luma)
+            looks.append(_Look.at(frame, luma))
+        borders = finder.borders()
+        measured = np.median([look.measure(borders) for look in looks], axis=0)
+        changes = [later.change_since(earlier) for earlier, later in pairwise(looks)]
+        frozen = np.mean(np.array(changes) < FROZEN_LEVELS) if changes else 0.0
+        height, width = frames.info.height, frames.info.width
+        values = [*measured, 1 - borders.inside_area(height, width) / (height * width), frozen]
+        return tuple(round(float(value), 5) for value in values)
+
+    def score(self, model: Any, items: Sequence[Any]) -> list[tuple[Any, ...]]:
+        return list(items)
+
+
+# --- borders -----------------------------------------------------------------------------------
+
+
+class Borders(NamedTuple):
+    """Black rows and columns at the four sides, in pixels."""
+
+    top: int = 0
+    bottom: int = 0
+    left: int = 0
+    right: int = 0
+
+    def inside(self, image: np.ndarray, height: int, width: int) -> np.ndarray:
+        """The part inside the borders of a picture that was shrunk from `height` x `width`."""
+        down, across = image.shape[0] / height, image.shape[1] / width
+        rows = slice(math.ceil(self.top * down), math.floor((height - self.bottom) * down))
+        columns = slice(math.ceil(self.left * across), math.floor((width - self.right) * across))
+        return image[rows, columns]
+
+    def inside_area(self, height: int, width: int) -> int:
+        """Pixels of a `height` x `width` picture that are not border."""
+        return (height - self.top - self.bottom) * (width - self.left - self.right)
+
+
+class BorderFinder:
+    """Finds the rows and columns at the sides that are black in every frame.
+
+    A frame that is black altogether says nothing. Rows are judged by the means of many short pieces,
+    so that noise does not hide a border and a single lit pixel of text does not vanish in it.
+    """
+
+    def __init__(self) -> None:
+        self._least: Borders | None = None
+
+    def add(self, luma: np.ndarray) -> None:
+        """One more frame: [H, W] uint8, 0 black to 255 white."""
+        height, width = luma.shape
+        rows = _is_black(cv2.resize(luma, (BORDER_PIECES, height), interpolation=cv2.INTER_AREA))
+        columns = _is_black(cv2.resize(luma, (width, BORDER_PIECES), interpolation=cv2.INTER_AREA).T)
+        if rows.all() or columns.all():
+            return
+        here = (*_leading(rows), *_leading(columns))
+        self._least = Borders(*map(min, here, self._least)) if self._least else Borders(*here)
+
+    def borders(self) -> Borders:
+        """The borders of all frames together."""
+        return self._least or Borders()
+
+
+def _is_black(pieces: np.ndarray) -> np.ndarray:
+    """[N] bool: which rows of [N, BORDER_PIECES] luma are black and even."""
+    most, least = pieces.max(axis=1).astype(int), pieces.min(axis=1)
+    return (most <= BORDER_LUMA) & (most - least <= BORDER_SPREAD)
+
+
+def _leading(black: np.ndarray) -> tuple[int, int]:
+    """How many are black at the beginning, and at the end."""
+    lit = np.flatnonzero(~black)
+    return int(lit[0]), int(len(black) - 1 - lit[-1])
+
+
+# --- one frame ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What is kept of a frame until the borders of the whole clip are known."""
+
+    height: int
+    width: int
+    native: np.ndarray  # [<=1088, <=1920] uint8 luma of the middle, on the grid of 8x8 blocks
+    top: int  # of `native` in the frame
+    left: int
+    shrunk: np.ndarray  # [H, W] uint8 luma, short side 720 at most
+    colour: np.ndarray  # [H, W, 3] uint8 RGB, short side 144 at most
+    blocks: np.ndarray  # [H/8, W/8] float32 mean luma
+
+    @classmethod
+    def at(cls, frame: Frame, luma: np.ndarray) -> _Look:
+        height, width = luma.shape
+        top = max(0, height - NATIVE_HEIGHT) // (2 * BLOCK) * BLOCK
+        left = max(0, width - NATIVE_WIDTH) // (2 * BLOCK) * BLOCK
+        small = fit(height, width, short=SHARPNESS_SHORT_SIDE)
+        colour = fit(height, width, short=SATURATION_SHORT_SIDE)
+        grid = (max(1, width // BLOCK), max(1, height // BLOCK))
+        return cls(
+            height,
+            width,
+            luma[top : top + NATIVE_HEIGHT, left : left + NATIVE_WIDTH].copy(),
+            top,
+            left,
+            cv2.resize(luma, small[::-1], interpolation=cv2.INTER_AREA),
+            frame.rgb(*colour),
+            cv2.resize(luma.astype(np.float32), grid, interpolation=cv2.INTER_AREA),
+        )
+
+    def measure(self, borders: Borders) -> list[float]:
+        """Sharpness, noise, blockiness, brightness, contrast, saturation, clipped."""
+        luma = borders.inside(self.shrunk, self.height, self.width)
+        colour = borders.inside(self.colour, self.height, self.width)
+        native = self._native_inside(borders)
+        return [
+            sharpness(luma),
+            noise(native),
+            blockiness(native),
+            float(luma.mean()) / 255,
+            float(luma.std()) / 255,
+            float(cv2.cvtColor(colour, cv2.COLOR_RGB2HSV)[..., 1].mean()) / 255,
+            float(((luma <= DARK) | (luma >= BRIGHT)).mean()),
+        ]
+
+    def change_since(self, earlier: _Look) -> float:
+        """The largest change of any block's mean luma."""
+        return float(cv2.norm(self.blocks, earlier.blocks, cv2.NORM_INF))
+
+    def _native_inside(self, borders: Borders) -> np.ndarray:
+        """The unshrunk part without borders, still on the grid of blocks."""
+        rows = _on_grid(borders.top - self.top, self.height - borders.bottom - self.top)
+        columns = _on_grid(borders.left - self.left, self.width - borders.right - self.left)
+        return self.native[rows, columns]
+
+
+def _on_grid(start: int, stop: int) -> slice:
+    return slice(-(-max(0, start) // BLOCK) * BLOCK, max(0, stop))
+
+
+def sharpness(luma: np.ndarray) -> float:
+    """Variance of the Laplacian of [H, W] uint8 luma; 0 for an empty or flat one."""
+    return float(cv2.Laplacian(luma, cv2.CV_32F).var()) if luma.size else 0.0
+
+
+def noise(luma: np.ndarray) -> float:
+    """Standard deviation of the noise of [H, W] uint8 luma, in grey levels.
+
+    Immerkaer's estimate sqrt(pi / 2) / 6 x mean |luma * mask|, per block of 16 x 16; the 25th
+    percentile over the blocks that are not clipped, since texture only ever adds to it.
+    """
+    height, width = (side // NOISE_BLOCK for side in luma.shape)
+    if not height or not width:
+        return 0.0
+    luma = luma[: height * NOISE_BLOCK, : width * NOISE_BLOCK]
+    response = np.abs(cv2.filter2D(luma, cv2.CV_32F, NOISE_MASK))
+    means = cv2.resize(response, (width, height), interpolation=cv2.INTER_AREA)
+    levels = cv2.resize(luma, (width, height), interpolation=cv2.INTER_AREA)
+    open_blocks = means[(levels > DARK) & (levels < BRIGHT)]
+    if not len(open_blocks):
+        return 0.0
+    return float(np.sqrt(np.pi / 2) / 6 * np.percentile(open_blocks, CALM_PERCENTILE))
+
+
+def blockiness(luma: np.ndarray) -> float:
+    """Mean luma step across the borders of 8x8 blocks over that inside blocks; 1 means none.
+
+    Args:
+        luma: [H, W] uint8, its first pixel the corner of a block.
+    """
+    ratios = [_step_ratio(picture) for picture in (luma, luma.T) if picture.shape[1] > 2 * BLOCK]
+    return float(np.mean(ratios)) if ratios else 1.0
+
+
+def _step_ratio(luma: np.ndarray) -> float:
+    steps = cv2.absdiff(np.ascontiguousarray(luma[:, 1:]), np.ascontiguousarray(luma[:, :-1]))
+    across = steps.mean(axis=0)  # [W - 1], step from column i to i + 1
+    at_border = np.arange(1, len(across) + 1) % BLOCK == 0
+    inner = across[~at_border].mean()
+    return float(across[at_border].mean() / inner) if inner > MIN_STEP else 1.0

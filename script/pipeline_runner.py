@@ -1,0 +1,333 @@
+"""Run a whole pipeline: python -m script.pipeline_runner config/quickstart.yaml
+
+Each stage reads the table that the one before it wrote, from the disk, so tables may be edited by hand
+in between: a table that was edited since its stage wrote it is kept as it is, as long as the stage
+would write the same as before. A finished run does no work again; a killed one goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import config, errors, launch, meta, run
+from pipeline.cli import Parser, guarded, run_main
+from pipeline.errors import CallError
+from pipeline.scorer import Scorer, provenance
+from pipeline.status import Status
+from pipeline.store import FOLDER, Store, working_on
+from script.plan import Plan, part, plan
+from script.stages import Stage, groups
+
+log = logging.getLogger(__name__)
+
+PACKAGES = (
+    "torch transformers accelerate numpy pandas pyarrow av opencv-python-headless scenedetect-headless "
+    "imagededup rapidocr onnxruntime faiss-cpu"
+).split()
+
+
+class Record:
+    """What each stage wrote from what, to tell a table that was edited from one that is out of date."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / FOLDER / "stages.json"
+        try:
+            self._entries: dict[str, dict[str, Any]] = json.loads(self._path.read_text())
+        except (OSError, ValueError):
+            self._entries = {}
+
+    def is_edited(self, stage: Stage, source: Path, output: Path) -> bool:
+        """Whether a user changed the output since, while the stage would write the same again."""
+        entry = self._entries.get(str(output))
+        if entry is None or entry["output"] is None or not output.is_file():
+            return False
+        if _sha256(output) == entry["output"]:
+            return False
+        if entry["input"] == _sha256(source) and entry["stage"] == _described(stage):
+            return True
+        aside = _aside(output)
+        log.warning("%s was edited by hand and is out of date: kept as %s, made again", output, aside)
+        shutil.copyfile(output, aside)
+        return False
+
+    def begin(self, stage: Stage, source: Path, output: Path) -> None:
+        """The stage is about to write."""
+        self._keep(stage, source, output, None)
+
+    def done(self, stage: Stage, source: Path, output: Path) -> None:
+        """The stage has written."""
+        self._keep(stage, source, output, _sha256(output))
+
+    def _keep(self, stage: Stage, source: Path, output: Path, sha256: str | None) -> None:
+        self._entries[str(output)] = {
+            "stage": _described(stage),
+            "input": _sha256(source),
+            "output": sha256,
+        }
+        with meta.replacing(self._path) as file:
+            file.write(json.dumps(self._entries, indent=1).encode())
+
+
+def _described(stage: Stage) -> str:
+    made_by = [provenance(scorer) for scorer in stage.scorers]
+    return json.dumps([stage.name, dict(stage.parameters), made_by], default=str, sort_keys=True)
+
+
+def _sha256(path: Path) -> str:
+    if not path.is_file():
+        return ""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _aside(output: Path) -> Path:
+    number = 1
+    while (path := output.with_name(f"{output.stem}.edited-{number}{output.suffix}")).exists():
+        number += 1
+    return path
+
+
+# --- running -----------------------------------------------------------------------------------
+
+
+def carry_out(wanted: Plan, *, whole: bool) -> Status:
+    """Run the stages of a plan.
+
+    Args:
+        whole: the plan goes to its end, so that the final table is written.
+
+    Raises:
+        CallError: weights, packages or inputs are missing.
+        ClipsheetError: a stage could not be done; those after it are not begun.
+    """
+    if missing := wanted.missing():
+        raise CallError("; ".join(missing))
+    for note in wanted.skipped:
+        log.info("skipped: %s", note)
+    folder = wanted.paths.meta
+    final = wanted.paths.final
+    status = Status("pipeline", final if whole else wanted.outputs[-1])
+    done: list[dict[str, Any]] = []
+    with working_on(final):
+        record = Record(folder)
+        at = 0
+        for group in groups(wanted.stages):
+            for place, stage in enumerate(group):
+                source, output = wanted.inputs[at], wanted.outputs[at]
+                if place == 0 and wanted.options.share_pass:
+                    share_pass(group, source, folder, wanted)
+                entry = _run_stage(stage, source, output, record, wanted)
+                done.append(entry)
+                _write_run_json(folder, wanted, done)
+                status.rows_in = status.rows_in or entry["rows_in"]
+                status.rows_out = entry["rows_out"]
+                status.seconds += entry["seconds"]
+                if entry["exit"]:
+                    print(funnel(done), flush=True)
+                    status.exit_code, status.output = entry["exit"], output
+                    status.message = f"{stage.name}: {entry['message']}"
+                    return status
+                at += 1
+        if whole:
+            with meta.replacing(final) as file, open(wanted.outputs[-1], "rb") as last:
+                shutil.copyfileobj(last, file)
+    print(funnel(done), flush=True)
+    return status
+
+
+def _run_stage(stage: Stage, source: Path, output: Path, record: Record, wanted: Plan) -> dict[str, Any]:
+    before = _rows_and_hours(source) if source.is_file() else (0, None)
+    if record.is_edited(stage, source, output):
+        log.info("%s: %s was edited by hand and is kept", stage.name, output)
+        status = Status(stage.name, output, message="edited by hand: kept")
+        status.rows_in = before[0]
+    else:
+        record.begin(stage, source, output)
+        options = run.RunOptions(
+            **{f: getattr(wanted.options, f) for f in run.RunOptions.__dataclass_fields__}
+        )
+        status = stage.run(source, output, options)
+        log.info("%s", status.line())
+        record.done(stage, source, output)
+    after = _rows_and_hours(output)
+    return {
+        "stage": stage.name,
+        "input": str(source) if source.name else wanted.paths.video,
+        "output": str(output),
+        "rows_in": status.rows_in,
+        "rows_out": after[0],
+        "hours_in": before[1],
+        "hours_out": after[1],
+        "failed_rows": status.failed_rows,
+        "failed": status.failed,
+        "dropped": status.dropped,
+        "seconds": round(status.seconds, 3),
+        "parameters": dict(stage.parameters),
+        "made_by": [provenance(scorer) for scorer in stage.scorers],
+        "exit": status.exit_code,
+        "message": status.message,
+    }
+
+
+def share_pass(group: Sequence[Stage], source: Path, folder: Path, wanted: Plan) -> None:
+    """Score a table for all stages of a group at once: every file is decoded once.
+
+    The verdicts go to the store, from which each stage then writes its own table.
+    """
+    if not source.is_file():
+        return
+    columns = set(meta.read(source, ()).columns)
+    scorers = [s for stage in group for s in stage.scorers if set(s.reads) <= columns]
+    if len(scorers) < 2:
+        return
+    sizes = [stage.bs for stage in group if stage.bs is not None]
+    options = run.RunOptions(
+        num_workers=wanted.options.num_workers, use_cpu=wanted.options.use_cpu,
+        bs=min(sizes, default=wanted.options.bs), root=wanted.options.root,
+        timeout=wanted.options.timeout, worker_memory=wanted.options.worker_memory,
+        retry_failed=wanted.options.retry_failed, stall=wanted.options.stall,
+        skip_if_existing=wanted.options.skip_if_existing,
+    )  # fmt: skip
+    processes = _processes(group, wanted)
+    if processes == 1:
+        score_shared(source, scorers, folder, options)
+        return
+    codes = launch.launch(guarded_share, source, scorers, folder, options, processes=processes)
+    if any(codes):
+        log.warning("shared pass: processes ended with %s; what is missing is done by each stage", codes)
+
+
+def score_shared(source: Path, scorers: list[Scorer], folder: Path, options: run.RunOptions) -> None:
+    """One process's part of a shared pass."""
+    frame = meta.read(source, ())
+    names = " ".join(scorer.name for scorer in scorers)
+    rank = launch.Rank.from_environment()
+    run.compute(frame, scorers, options, Store(folder), rank, names)
+
+
+def guarded_share(source: Path, scorers: list[Scorer], folder: Path, options: run.RunOptions) -> int:
+    """score_shared() as a program."""
+    return guarded(lambda: score_shared(source, scorers, folder, options))
+
+
+def _processes(group: Sequence[Stage], wanted: Plan) -> int:
+    """As many as the config says, but no more than GPUs where the number is the ancestors' worker_num."""
+    if wanted.options.processes:
+        return wanted.options.processes
+    if wanted.options.use_cpu or not any(s.on_gpu for stage in group for s in stage.scorers):
+        return 1
+    import torch
+
+    asked = max((stage.processes or 1 for stage in group), default=1)
+    return max(1, min(asked, torch.accelerator.device_count()))
+
+
+def _rows_and_hours(table: Path) -> tuple[int, float | None]:
+    """Rows of a table, and their length where it is known."""
+    frame = meta.read(table, ())
+    if "duration" in frame.columns:
+        seconds, _ = meta.numbers(frame, "duration")
+        if not np.isnan(seconds).all():
+            return len(frame), round(float(np.nansum(seconds)) / 3600, 6)
+    if {"clip_start", "clip_end"} <= set(frame.columns):
+        start, end = meta.numbers(frame, "clip_start")[0], meta.numbers(frame, "clip_end")[0]
+        return len(frame), round(float(np.nansum(end - start)) / 3600, 6)
+    return len(frame), None
+
+
+def _write_run_json(folder: Path, wanted: Plan, done: list[dict[str, Any]]) -> None:
+    versions = {"python": sys.version.split()[0]}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = ""
+    paths = {"video": wanted.paths.video, "clips": wanted.paths.clips, "meta": str(folder)}
+    entry = {"paths": paths, "options": asdict(wanted.options), "versions": versions, "stages": done}
+    with meta.replacing(folder / "run.json") as file:
+        file.write(json.dumps(entry, indent=2, default=str).encode() + b"\n")
+
+
+# --- what is shown -----------------------------------------------------------------------------
+
+
+def funnel(done: Sequence[dict[str, Any]]) -> str:
+    """What became of the rows, stage by stage, as a table of text."""
+    header = ("stage", "rows in", "rows out", "hours in", "hours out", "failed", "seconds", "dropped by")
+    lines = [header]
+    for entry in done:
+        dropped = ", ".join(f"{n} {reason}" for reason, n in entry["dropped"].items())
+        failed = ", ".join(f"{n} {code}" for code, n in entry["failed"].items())
+        lines.append(
+            (
+                entry["stage"], str(entry["rows_in"]), str(entry["rows_out"]), _hours(entry["hours_in"]),
+                _hours(entry["hours_out"]), str(entry["failed_rows"]), f"{entry['seconds']:.1f}",
+                "; ".join(part for part in (dropped, failed and f"failed: {failed}", entry["message"]) if part),
+            )
+        )  # fmt: skip
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    right = range(1, len(header) - 1)
+    rows = (
+        "  ".join(
+            c.rjust(w) if i in right else c.ljust(w)
+            for i, (c, w) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    )
+    return "\n".join(row.rstrip() for row in rows)
+
+
+def _hours(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def shown_plan(wanted: Plan) -> str:
+    """The plan as text, for --dry_run."""
+    lines = []
+    for stage, source, output in zip(wanted.stages, wanted.inputs, wanted.outputs, strict=True):
+        parameters = ", ".join(
+            f"{k}={v}" for k, v in stage.parameters.items() if v not in (None, False, "", ())
+        )
+        lines.append(f"{stage.name}: {source if source.name else wanted.paths.video} -> {output}")
+        lines.append(f"    {parameters}")
+    lines += [f"skipped: {note}" for note in wanted.skipped]
+    lines += [f"missing: {what}" for what in wanted.missing()] or ["nothing is missing"]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """The program."""
+    parser = Parser(__doc__ or "")
+    parser.add_argument("config", help=".yaml or .json")
+    parser.add_argument("--dry_run", action="store_true", help="show the plan and what is missing")
+    parser.add_argument("--from", dest="first", default="", metavar="STAGE", help="begin there")
+    parser.add_argument("--until", dest="last", default="", metavar="STAGE", help="end after it")
+    parser.add_argument("--only", default="", metavar="STAGE", help="run this one alone")
+    given = parser.parse_args()
+
+    def program() -> Status | int:
+        whole = plan(config.load(given.config), given.config)
+        chosen = part(whole, given.only or given.first, given.only or given.last)
+        if given.dry_run:
+            print(shown_plan(chosen))
+            return errors.WRONG_CALL if chosen.missing() else errors.OK
+        return carry_out(chosen, whole=chosen.outputs[-1] == whole.outputs[-1])
+
+    run_main(program)
+
+
+if __name__ == "__main__":  # run as the module that it is: other processes know its functions by that name
+    from script.pipeline_runner import main as program
+
+    program()

@@ -1,0 +1,296 @@
+"""The stages that a config can name: what each reads, writes and is called, in the order they run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import meta
+from pipeline.config import build, check_keys
+from pipeline.datasets.convert import ConvertOptions, convert
+from pipeline.datasets.datautil import FILTERS, UtilOptions, Verbs, datautil, suffix_of
+from pipeline.datasets.deduplication import Deduplication, Hashes, deduplicate
+from pipeline.datasets.expression import Expression
+from pipeline.errors import ConfigError
+from pipeline.run import RunOptions, run_scorers
+from pipeline.scorer import Scorer
+from pipeline.splitting.cut import Cutting, cut
+from pipeline.splitting.scene_detect import SceneDetect
+from pipeline.status import Status
+from scoring.info.scorer import Info
+from scoring.motion.scorer import Motion
+from scoring.ocr.scorer import Ocr
+from scoring.quality.scorer import Quality
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The three folders of a run."""
+
+    video: str
+    clips: str
+    meta: Path
+
+    @property
+    def final(self) -> Path:
+        """The table that a whole run ends with."""
+        return self.meta / "meta.csv"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a plan, ready to run.
+
+    Attributes:
+        name: as in the config.
+        parameters: what it was asked for, for run.json.
+        needs, gives: columns that it reads, and that it writes.
+        output: from its input's path to its output's.
+        run: carries it out: input, output, options.
+        scorers: what it scores, so that neighbours can share one decode of every file.
+        new_files: it makes files of its own, so that nothing can be shared across it.
+        first_input: a table given in the config, for a run that begins here.
+    """
+
+    name: str
+    parameters: Mapping[str, Any]
+    needs: tuple[str, ...]
+    gives: tuple[str, ...]
+    output: Callable[[Path], Path]
+    run: Callable[[Path, Path, RunOptions], Status]
+    scorers: tuple[Scorer, ...] = ()
+    new_files: bool = False
+    first_input: str = ""
+    processes: int | None = None
+    bs: int | None = None
+
+
+Maker = Callable[[str, dict[str, Any], Paths, str], Stage]
+
+
+# --- makers ------------------------------------------------------------------------------------
+
+
+def _convert(name: str, given: dict[str, Any], paths: Paths, where: str) -> Stage:
+    output = Path(given.pop("output_meta_csv", None) or paths.meta / "meta_videos.csv")
+    if output.resolve() == paths.final.resolve():  # the ancestors' name, here the last table's
+        output = output.with_name("meta_videos.csv")
+    options = build(ConvertOptions, given, where)
+    return Stage(
+        name, {"root": paths.video, **_fields(options)}, (), ("path", "id", "relpath"),
+        lambda _: output,
+        lambda _, out, run: convert("video", paths.video, out, options),
+        new_files=True,
+    )  # fmt: skip
+
+
+def _scorer(cls: type[Scorer]) -> Maker:
+    def make(name: str, given: dict[str, Any], paths: Paths, where: str) -> Stage:
+        run_keys, rest = _split_run_keys(given)
+        first = str(rest.pop("input_meta_csv", None) or "")
+        scorer = build(cls, rest, where)
+        return Stage(
+            name, _fields(scorer), scorer.reads, tuple(c.name for c in scorer.columns),
+            lambda table: meta.output_path(table, scorer.name),
+            lambda table, out, run: run_scorers(
+                [str(table)], [scorer], dataclasses.replace(run, output=str(out), **run_keys)
+            ),
+            scorers=(scorer,), first_input=first,
+            processes=_processes(given, where), bs=run_keys.get("bs"),
+        )  # fmt: skip
+
+    return make
+
+
+def _datautil(name: str, given: dict[str, Any], paths: Paths, where: str, **always: Any) -> Stage:
+    first = str(given.pop("input_meta_csv", None) or "")
+    if isinstance(given.get("filter"), str):
+        given["filter"] = [given["filter"]]
+    verbs = build(Verbs, {**always, **given}, where)
+    suffix = suffix_of(verbs)
+    if not suffix:
+        raise ConfigError(f"{where}: nothing to do; give it a threshold or set run: false")
+    return Stage(
+        name, {k: v for k, v in _fields(verbs).items() if v not in (None, False, ())},
+        _columns_needed(verbs), tuple(c.name for c in Info().columns) if verbs.info else (),
+        lambda table: meta.output_path(table, suffix),
+        lambda table, out, run: datautil(
+            [str(table)], verbs, UtilOptions(str(out), num_workers=run.num_workers, root=run.root)
+        ),
+        scorers=(Info(),) if verbs.info else (), first_input=first,
+    )  # fmt: skip
+
+
+def _broken(name: str, given: dict[str, Any], paths: Paths, where: str) -> Stage:
+    given.setdefault("fmin", 1)
+    check_keys(given, ("fmin", "input_meta_csv"), where)
+    return _datautil(name, given, paths, where, info=True)
+
+
+def _filtering(*verbs: str) -> Maker:
+    """A stage that may use these verbs only."""
+
+    def make(name: str, given: dict[str, Any], paths: Paths, where: str) -> Stage:
+        check_keys(given, (*verbs, "missing", "strict"), where)
+        return _datautil(name, given, paths, where)
+
+    return make
+
+
+def _dedup(name: str, given: dict[str, Any], paths: Paths, where: str) -> Stage:
+    run_keys, rest = _split_run_keys(given)
+    first = str(rest.pop("input_meta_csv", None) or "")
+    if isinstance(rest.get("threshold"), int):
+        rest["threshold"] = float(rest["threshold"])
+    how = build(Deduplication, rest, where)
+    return Stage(
+        name, _fields(how), ("path",), (),
+        lambda table: meta.output_path(table, "dedup"),
+        lambda table, out, run: deduplicate(
+            [str(table)], how, dataclasses.replace(run, output=str(out), **run_keys)
+        ),
+        scorers=(Hashes(how.hash),), first_input=first,
+    )  # fmt: skip
+
+
+def _cut(name: str, given: dict[str, Any], paths: Paths, where: str) -> Stage:
+    given.pop("drop_invalid_timestamps", None)  # the ancestor's: here invalid ones always stand aside
+    clips_table = given.pop("output_meta_csv", None)
+    for key in ("min_seconds", "max_seconds", "target_fps"):
+        if isinstance(given.get(key), int) and not isinstance(given[key], bool):
+            given[key] = float(given[key])
+    cutting = dataclasses.replace(build(Cutting, given, where), save_dir=paths.clips)
+    output = Path(clips_table or paths.meta / "meta_clips.csv")
+    return Stage(
+        name, _fields(cutting), ("path", "timestamp"), ("path", "source_path", "clip_start", "clip_end"),
+        lambda _: output,
+        lambda table, out, run: cut([str(table)], cutting, dataclasses.replace(run, output=str(out))),
+        new_files=True,
+    )  # fmt: skip
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+
+
+def _columns_needed(verbs: Verbs) -> tuple[str, ...]:
+    needed = []
+    for verb, filter in FILTERS.items():
+        if getattr(verbs, verb) not in (None, False):
+            needed += ["num_frames", "fps"] if filter.column == "seconds" else [filter.column]
+    for text in verbs.filter:
+        needed += Expression(text).columns
+    known = {c.name for c in Info().columns} if verbs.info else set()
+    return tuple(c for c in dict.fromkeys(needed) if c not in known | {"filesize"})
+
+
+def _split_run_keys(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The ancestors' and our keys about how to run, apart from those about what is computed."""
+    rest = dict(given)
+    run: dict[str, Any] = {}
+    for key in ("batch_size", "bs"):
+        if rest.get(key) is not None:
+            run["bs"] = rest[key]
+        rest.pop(key, None)
+    use_ascend = rest.pop("use_ascend", None)
+    use_cpu = rest.pop("use_cpu", None)
+    if use_cpu is not None or use_ascend is not None:
+        run["use_cpu"] = bool(use_cpu) if use_cpu is not None else not use_ascend
+    rest.pop("worker_num", None)
+    return run, rest
+
+
+def _processes(given: Mapping[str, Any], where: str) -> int | None:
+    count = given.get("worker_num")
+    if count is not None and (not isinstance(count, int) or count < 1):
+        raise ConfigError(f"{where}.worker_num: {count!r}: a number of processes from 1 is needed")
+    return count
+
+
+# --- the stages --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage that a config can name.
+
+    Attributes:
+        section: where its key stands in the ancestors' nested form.
+        make: from its parameters to the stage.
+        after: the stage without which it does not run in the nested form, as a filter without scores.
+    """
+
+    section: str
+    make: Maker
+    after: str = ""
+
+
+#: In the order in which the nested form runs them. A new scorer adds its lines here.
+STEPS: dict[str, Step] = {
+    "convert_dataset": Step("meta_steps", _convert),
+    "remove_broken_videos": Step("meta_steps", _broken),
+    "scene_detection": Step("meta_steps.split_video", _scorer(SceneDetect)),
+    "cut_videos": Step("meta_steps.split_video", _cut),
+    "remove_broken_clips": Step("meta_steps.split_video", _broken),
+    "deduplication": Step("pipeline_steps", _dedup),
+    "ocr_scoring": Step("pipeline_steps.scoring_filtering", _scorer(Ocr)),
+    "ocr_filtering": Step(
+        "pipeline_steps.scoring_filtering",
+        _filtering("ocr_box_max", "ocr_single_max", "ocr_total_max"),
+        after="ocr_scoring",
+    ),
+    "motion_scoring": Step("pipeline_steps.scoring_filtering", _scorer(Motion)),
+    "motion_filtering": Step(
+        "pipeline_steps.scoring_filtering",
+        _filtering("motionmin", "motionmax", "flowmin"),
+        after="motion_scoring",
+    ),
+    "quality_scoring": Step("pipeline_steps.scoring_filtering", _scorer(Quality)),
+    "quality_filtering": Step(
+        "pipeline_steps.scoring_filtering",
+        _filtering(
+            "sharpnessmin",
+            "noisemax",
+            "blockinessmax",
+            "brightnessmin",
+            "brightnessmax",
+            "contrastmin",
+            "clippedmax",
+            "bordersmax",
+            "frozenmax",
+        ),
+        after="quality_scoring",
+    ),
+    "filtering": Step("pipeline_steps.scoring_filtering", _datautil),
+}
+
+#: Stages of the ancestors that need models which this version does not have.
+UNAVAILABLE: dict[str, str] = {
+    "option_matching": "pipeline_steps.scoring_filtering",
+    "option_filtering": "pipeline_steps.scoring_filtering",
+    "lpips_scoring": "pipeline_steps.scoring_filtering",
+    "lpips_filtering": "pipeline_steps.scoring_filtering",
+    "aesthetic_scoring": "pipeline_steps.scoring_filtering",
+    "aesthetic_filtering": "pipeline_steps.scoring_filtering",
+    "nsfw_scoring": "pipeline_steps.scoring_filtering",
+    "nsfw_filtering": "pipeline_steps.scoring_filtering",
+    "qwen2vl_caption": "pipeline_steps.captioning",
+    "llava_caption": "pipeline_steps.captioning",
+    "pllava_caption": "pipeline_steps.captioning",
+    "clean_caption": "pipeline_steps.captioning",
+    "matching_with_captions": "pipeline_steps.captioning",
+    "caption_filtering": "pipeline_steps.captioning",
+}
+
+
+def groups(stages: Sequence[Stage]) -> list[list[Stage]]:
+    """Stages in runs that look at the same files, and so can share one decode of each."""
+    found: list[list[Stage]] = []
+    for stage in stages:
+        if stage.new_files or not found or found[-1][-1].new_files:
+            found.append([])
+        found[-1].append(stage)
+    return found
