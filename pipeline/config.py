@@ -58,7 +58,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     hints = typing.get_type_hints(cls)
     prepared = {k: tuple(v) if _is_tuple(hints[k]) and isinstance(v, list) else v for k, v in values.items()}
     try:
-        checked = _model(cls)(**prepared)
+        checked = _model(typing.cast(typing.Hashable, cls))(**prepared)
     except pydantic.ValidationError as error:
         raise _config_error(error, where) from None
     for name, value in checked:
@@ -89,7 +89,7 @@ def _is_tuple(hint: Any) -> bool:
 
 
 @cache
-def _model(cls: type) -> type[pydantic.BaseModel]:
+def _model(cls: Any) -> type[pydantic.BaseModel]:
     hints = typing.get_type_hints(cls)
     fields: dict[str, Any] = {}
     for field in dataclasses.fields(cls):

@@ -13,7 +13,7 @@ import stat
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import av
 import cv2
@@ -118,7 +118,7 @@ class MediaInfo:
         times = self.frame_seconds[first]
         if most is not None and len(times) > most:
             times = times[np.linspace(0, len(times) - 1, most).round().astype(int)]
-        return times.tolist()
+        return list(times.tolist())
 
     def index_at(self, seconds: float) -> int:
         """Index of the frame that a player shows at `seconds`."""
@@ -167,7 +167,8 @@ class Frame:
             return cv2.cvtColor(self.rgb(height, width), cv2.COLOR_RGB2GRAY)
         stored = (width, height) if self._rotation % 180 else (height, width)
         image = np.rot90(_resized(plane, *stored), self._rotation // 90)
-        full_range = self._source.color_range == av.video.reformatter.ColorRange.JPEG
+        source: Any = self._source
+        full_range = source.color_range == av.video.reformatter.ColorRange.JPEG
         return np.ascontiguousarray(image) if full_range else cv2.LUT(image, _TO_FULL_RANGE)
 
     def _luma_plane(self) -> np.ndarray | None:
@@ -177,7 +178,8 @@ class Frame:
             return None
         if frame.format.components[0].bits != 8:
             return None
-        rows = np.frombuffer(frame.planes[0], np.uint8).reshape(-1, frame.planes[0].line_size)
+        plane: Any = frame.planes[0]  # holds the buffer protocol, which its type does not say
+        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
         return rows[: frame.height, : frame.width]
 
 
@@ -428,7 +430,9 @@ class _Packets:
         if not self.count:
             raise MediaError("decode_error", "no frame is shown")
 
-    def _by_stamps(self, shown: list[int], keys: np.ndarray, packets: list, tick: float) -> None:
+    def _by_stamps(
+        self, shown: list[int], keys: np.ndarray, packets: list[tuple[Any, ...]], tick: float
+    ) -> None:
         keys = keys if len(keys) else np.zeros(1, int)
         self.group_at = {int(position): group for group, position in enumerate(keys)}
         positions = np.array(shown, int)
@@ -448,7 +452,7 @@ class _Packets:
             self.start_seconds = float(self.stamps[0] * tick)
             self.duration = float(self.seconds[-1]) + self._last_seconds(packets, shown, tick)
 
-    def _last_seconds(self, packets: list, shown: list[int], tick: float) -> float:
+    def _last_seconds(self, packets: list[tuple[Any, ...]], shown: list[int], tick: float) -> float:
         """How long the last frame is shown: as its packet says, else as long as frames usually are."""
         assert self.stamps is not None
         gaps = np.diff(self.seconds)
@@ -507,13 +511,13 @@ def _container(real_path: str) -> InputContainer:
     except av.error.ArgumentError as error:
         raise MediaError("format_not_allowed", "a format that is not read here") from error
     except av.error.FileNotFoundError as error:
-        raise MediaError("missing", error.strerror) from error
+        raise MediaError("missing", error.strerror or "") from error
     except av.error.ExitError as error:
         raise MediaError("timeout", f"not open after {OPEN_SECONDS:g} s") from error
     except av.error.MemoryError as error:
-        raise MediaError("out_of_memory", error.strerror) from error
+        raise MediaError("out_of_memory", error.strerror or "") from error
     except (av.error.OSError, av.error.PermissionError) as error:
-        raise MediaError("unreadable", error.strerror) from error
+        raise MediaError("unreadable", error.strerror or "") from error
     except av.error.FFmpegError as error:
         raise MediaError("corrupt", str(error)) from error
 

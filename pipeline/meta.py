@@ -46,7 +46,7 @@ def expand(tables: Sequence[str | os.PathLike[str]]) -> list[Path]:
         MetaError: a name that is no file, a pattern that fits none, or another extension.
     """
     found: list[Path] = []
-    for name in map(os.fspath, tables):
+    for name in [os.fspath(table) for table in tables]:
         if os.path.exists(name):
             matches = [name]
         else:
@@ -305,7 +305,7 @@ def text(frame: pd.DataFrame, column: str) -> pd.Series:
     return pd.Series(_as_text(pa.array(series)), index=frame.index, dtype=TEXT)
 
 
-def text_column(cells: Sequence[str], frame: pd.DataFrame) -> pd.Series:
+def text_column(cells: Sequence[str] | np.ndarray, frame: pd.DataFrame) -> pd.Series:
     """Cells as a text column that fits `frame`."""
     return pd.Series(cells, index=frame.index, dtype=TEXT)
 
@@ -361,7 +361,7 @@ def format_errors(errors: Mapping[str, str]) -> str:
     return "; ".join(f"{name}: {code}" if code else name for name, code in errors.items())
 
 
-def set_errors(frame: pd.DataFrame, codes: Mapping[str, Sequence[str]]) -> None:
+def set_errors(frame: pd.DataFrame, codes: Mapping[str, np.ndarray]) -> None:
     """Write the failures of some scorers into the column `error`; those of others stay.
 
     Args:
@@ -372,7 +372,7 @@ def set_errors(frame: pd.DataFrame, codes: Mapping[str, Sequence[str]]) -> None:
     for column in codes.values():
         touched = touched | (np.asarray(column, dtype=object) != "")
     new = old.astype(object)
-    for row in np.flatnonzero(touched):
+    for row in np.flatnonzero(touched).tolist():
         errors = parse_errors(old[row])
         for name, column in codes.items():
             errors.pop(name, None)

@@ -35,7 +35,7 @@ from pipeline.errors import (
 )
 from pipeline.log import Progress
 from pipeline.media import EVERY_FRAME, MAX_BAD_RATIO, Frame, Media, MediaInfo
-from pipeline.scorer import Row, Scorer, all_columns
+from pipeline.scorer import Frames, Row, Scorer, all_columns
 from pipeline.status import Status, recording
 from pipeline.store import Cells, Journal, Presence, Store, row_keys, working_on
 from pipeline.watchdog import Watchdog
@@ -194,7 +194,7 @@ class _Arriving:
             self._over = not isinstance(self._waiting.get(), Frame)
 
 
-def _prepared(scorer: Scorer, row: Row, frames: OrderedFrames | NoFrames) -> Any:
+def _prepared(scorer: Scorer, row: Row, frames: Frames) -> Any:
     try:
         return scorer.prepare(row, frames)
     except MediaError as error:
@@ -385,6 +385,7 @@ class _Pass:
         if model is not None:
             for key, _ in batch:
                 self._journal(work).began(key)
+        outputs: list[Any]
         try:
             outputs = work.scorer.score(model, [item for _, item in batch])
         except MediaError as error:
@@ -491,7 +492,7 @@ def _take(texts: Any, at: np.ndarray) -> np.ndarray:
     return padded[at]
 
 
-def _place(frame: pd.DataFrame, name: str, texts: Sequence[str]) -> None:
+def _place(frame: pd.DataFrame, name: str, texts: Sequence[str] | np.ndarray) -> None:
     """Set a column: where it stands, or else at the end but before a last `error`."""
     column = meta.text_column(texts, frame)
     if name in frame.columns:

@@ -44,7 +44,8 @@ class Column:
 class Frames(Protocol):
     """The frames a scorer asked for, in order of time; they can be gone through once."""
 
-    info: MediaInfo
+    @property
+    def info(self) -> MediaInfo: ...
 
     def __iter__(self) -> Iterator[Frame]: ...
 

@@ -155,13 +155,7 @@ class Cells:
 
     def load(self) -> Verdicts:
         """Everything that is known, the newest verdict of each key."""
-        while True:
-            try:
-                # Journals first: a line leaves its journal only when cells.parquet has it.
-                parts = [_read_journal(p, self._schema()) for p in sorted(self._journals())]
-                break
-            except FileNotFoundError:
-                continue
+        parts = self._journal_parts()
         began: dict[str, int] = {}
         for part in parts:
             for key in part.column("_began").drop_null().to_pylist():
@@ -173,6 +167,14 @@ class Cells:
             if at >= 0:
                 began[key] = 0
         return verdicts
+
+    def _journal_parts(self) -> list[pa.Table]:
+        """The journals; read before cells.parquet, which has every line that leaves one."""
+        while True:
+            try:
+                return [_read_journal(path, self._schema()) for path in sorted(self._journals())]
+            except FileNotFoundError:  # put together meanwhile, by another process
+                continue
 
     def journal(self) -> Journal:
         """A new file for this process's verdicts."""
@@ -259,7 +261,9 @@ def _read_journal(path: Path, schema: pa.Schema) -> pa.Table:
 
 
 def _bad_line(path: Path, data: bytes, schema: pa.Schema) -> StorageError:
-    for number, line in enumerate(data.splitlines(), 1):
+    number = 0
+    for line in data.splitlines():
+        number += 1
         try:
             entry = json.loads(line)
         except ValueError:

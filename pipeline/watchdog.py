@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import faulthandler
 import os
-import sys
 import threading
 import time
 from types import TracebackType
 
 from pipeline.errors import INCOMPLETE
+
+STDERR = 2
 
 
 class Watchdog:
@@ -41,11 +42,13 @@ class Watchdog:
         self._last = now
 
     def _arm(self) -> None:
-        faulthandler.dump_traceback_later(self._seconds * 1.5, exit=True, file=sys.__stderr__)
+        faulthandler.dump_traceback_later(self._seconds * 1.5, exit=True, file=STDERR)
 
     def _watch(self) -> None:
         while not self._over.wait(min(1.0, self._seconds / 4)):
             if time.monotonic() - self._last > self._seconds:
-                sys.__stderr__.write(f"no progress for {self._seconds:g} s; run the same command again\n")
-                faulthandler.dump_traceback(sys.__stderr__)
+                os.write(
+                    STDERR, f"no progress for {self._seconds:g} s; run the same command again\n".encode()
+                )
+                faulthandler.dump_traceback(STDERR)
                 os._exit(INCOMPLETE)

@@ -6,7 +6,6 @@ Flags of a scorer are given as `--<scorer>.<field>`, for example `--ocr.num_fram
 from __future__ import annotations
 
 import dataclasses
-import sys
 from typing import Any
 
 from pipeline.cli import Parser, run_main
@@ -57,4 +56,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -84,7 +84,7 @@ def plan(given: Mapping[str, Any], source: str = "config") -> Plan:
         clash = [key for key in ("meta_steps", "pipeline_steps", "captioning") if key in given]
         if clash:
             raise ConfigError(f"`stages` and `{clash[0]}` are two ways to say one thing: keep one")
-        stages, skipped = _ordered(given["stages"], paths), []
+        stages, skipped = _ordered(given["stages"], paths), list[str]()
     else:
         stages, skipped = _nested(given, paths)
     if not stages:
@@ -186,7 +186,7 @@ def _ordered(entries: Any, paths: Paths) -> list[Stage]:
         if not isinstance(pair, Mapping) or len(pair) != 1:
             raise ConfigError(f"{where}: give one stage, as `name` or `name: {{...}}`")
         [(name, keys)] = pair.items()
-        check_keys([name], STEPS, where)
+        check_keys(pair, STEPS, where)
         keys = _section(pair, name)
         if _switch(keys, f"{where}.{name}"):
             keys.pop("run", None)

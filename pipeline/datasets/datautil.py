@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -97,10 +97,9 @@ ALIASES = {
 }
 
 
-def _bound(verb: str, text: str, **limits: float) -> float | None:
+def _bound(verb: str, text: str, **limits: Any) -> Any:
     filter = FILTERS[verb]
-    bound: float | None = option(None, f"{text}: keep {filter.column} {filter.keep} this", **limits)
-    return bound
+    return option(None, f"{text}: keep {filter.column} {filter.keep} this", **limits)
 
 
 @dataclass(frozen=True)
@@ -192,7 +191,7 @@ class Sieve:
         self._dropped: list[pd.DataFrame] = []
         self.reasons: Counter[str] = Counter()
 
-    def drop(self, rows: np.ndarray, reasons: Sequence[str] | str, told: str) -> None:
+    def drop(self, rows: np.ndarray, reasons: Sequence[str] | np.ndarray | str, told: str) -> None:
         """Drop the rows that [N] bool marks.
 
         Args:
@@ -550,4 +549,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -86,5 +86,6 @@ class Motion(Scorer):
 def mean_flow(earlier: np.ndarray, later: np.ndarray) -> float:
     """Mean length of the optical flow between two [H, W] uint8 luma pictures, in diagonals."""
     search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-    flow = search.calc(earlier, later, None)  # [H, W, 2] pixels
+    nothing: Any = None  # no flow to begin with
+    flow = search.calc(earlier, later, nothing)  # [H, W, 2] pixels
     return float(np.hypot(flow[..., 0], flow[..., 1]).mean() / np.hypot(*earlier.shape))

@@ -153,7 +153,7 @@ class _RapidReader:
         """Texts of [H, W, 3] uint8 RGB."""
         bgr = np.ascontiguousarray(image[..., ::-1])
         # The three steps are named each time: RapidOCR keeps those of the call before.
-        found = self._engine(bgr, use_det=True, use_cls=False, use_rec=True)
+        found: Any = self._engine(bgr, use_det=True, use_cls=False, use_rec=True)
         if found.boxes is None or found.txts is None:
             return []
         return [Text(t, np.asarray(b, float)) for t, b in zip(found.txts, found.boxes, strict=True)]
