@@ -163,6 +163,8 @@ class CutJob:
         if info.has_times:
             start, seconds = span(info, first, stop)
             arguments += ["-ss", f"{start:.6f}", "-t", f"{seconds:.6f}"]
+        # Where the size changes in mid-stream FFmpeg would start its filters anew, and count from 0.
+        arguments += ["-reinit_filter", "0"]
         arguments += ["-i", f"file:{real}", "-map", "0:V:0", "-sn", "-dn"]
         arguments += ["-map", "0:a:0?", "-c:a", "aac"] if cutting.keep_audio else ["-an"]
         arguments += ["-map_metadata", "-1", "-map_chapters", "-1"]
@@ -227,6 +229,7 @@ def picture_filter(info: MediaInfo, cutting: Cutting, borders: Borders) -> str:
     height, width = info.height, info.width
     parts = []
     if any(borders):
+        parts.append(f"scale={width}:{height}")  # where a later part of the file has another size
         left, top = borders.left + borders.left % 2, borders.top + borders.top % 2
         width = (width - borders.right - left) // 2 * 2
         height = (height - borders.bottom - top) // 2 * 2
