@@ -32,6 +32,8 @@ FORMATS: Final = (
 )
 MAX_PIXELS: Final = 8192 * 8192  # room for 8K, not for a 144-megapixel bomb
 MAX_STREAMS: Final = 64
+#: No picture is shown that long; a jump of the time stamps would become hours of nothing.
+MAX_FRAME_SECONDS: Final = 3600.0
 PROBE_BYTES: Final = 10_000_000
 PROBE_MICROSECONDS: Final = 10_000_000
 OPEN_SECONDS: Final = 20.0
@@ -449,6 +451,9 @@ class _Packets:
         self.key_frames = np.flatnonzero(np.isin(positions[decodable], keys))
         if self.count:
             self.seconds = (self.stamps - self.stamps[0]) * tick
+            longest = float(np.diff(self.seconds).max(initial=0.0))
+            if longest > MAX_FRAME_SECONDS:
+                raise MediaError("too_long", f"time stamps jump by {longest:.0f} s between two frames")
             self.start_seconds = float(self.stamps[0] * tick)
             self.duration = float(self.seconds[-1]) + self._last_seconds(packets, shown, tick)
 

@@ -13,6 +13,7 @@ import json
 import logging
 import shutil
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -119,6 +120,7 @@ def carry_out(wanted: Plan, *, whole: bool) -> Status:
     final = wanted.paths.final
     status = Status("pipeline", final if whole else wanted.outputs[-1])
     done: list[dict[str, Any]] = []
+    began = time.monotonic()
     with working_on(final):
         record = Record(folder)
         at = 0
@@ -126,13 +128,13 @@ def carry_out(wanted: Plan, *, whole: bool) -> Status:
             for place, stage in enumerate(group):
                 source, output = wanted.inputs[at], wanted.outputs[at]
                 if place == 0 and wanted.options.share_pass:
-                    share_pass(group, source, folder, wanted)
+                    done += share_pass(group, source, folder, wanted)
                 entry = _run_stage(stage, source, output, record, wanted)
                 done.append(entry)
                 _write_run_json(folder, wanted, done)
                 status.rows_in = status.rows_in or entry["rows_in"]
                 status.rows_out = entry["rows_out"]
-                status.seconds += entry["seconds"]
+                status.seconds = time.monotonic() - began
                 if entry["exit"]:
                     print(funnel(done), flush=True)
                     status.exit_code, status.output = entry["exit"], output
@@ -180,17 +182,21 @@ def _run_stage(stage: Stage, source: Path, output: Path, record: Record, wanted:
     }
 
 
-def share_pass(group: Sequence[Stage], source: Path, folder: Path, wanted: Plan) -> None:
+def share_pass(group: Sequence[Stage], source: Path, folder: Path, wanted: Plan) -> list[dict[str, Any]]:
     """Score a table for all stages of a group at once: every file is decoded once.
 
     The verdicts go to the store, from which each stage then writes its own table.
+
+    Returns:
+        What run.json says of it; nothing where there is nothing to share.
     """
     if not source.is_file():
-        return
+        return []
+    began = time.monotonic()
     columns = set(meta.read(source, ()).columns)
     scorers = [s for stage in group for s in stage.scorers if set(s.reads) <= columns]
     if len(scorers) < 2:
-        return
+        return []
     sizes = [stage.bs for stage in group if stage.bs is not None]
     options = run.RunOptions(
         num_workers=wanted.options.num_workers, use_cpu=wanted.options.use_cpu,
@@ -202,10 +208,21 @@ def share_pass(group: Sequence[Stage], source: Path, folder: Path, wanted: Plan)
     processes = _processes(group, wanted)
     if processes == 1:
         score_shared(source, scorers, folder, options)
-        return
-    codes = launch.launch(guarded_share, source, scorers, folder, options, processes=processes)
-    if any(codes):
-        log.warning("shared pass: processes ended with %s; what is missing is done by each stage", codes)
+    else:
+        codes = launch.launch(guarded_share, source, scorers, folder, options, processes=processes)
+        if any(codes):
+            log.warning("shared pass: processes ended with %s; what is missing is done by each stage", codes)
+    rows, hours = _rows_and_hours(source)
+    names = " ".join(scorer.name for scorer in scorers)
+    return [
+        {
+            "stage": "shared_pass", "input": str(source), "output": "", "rows_in": rows, "rows_out": rows,
+            "hours_in": hours, "hours_out": hours, "failed_rows": 0, "failed": {}, "dropped": {},
+            "seconds": round(time.monotonic() - began, 3), "parameters": {},
+            "made_by": [provenance(scorer) for scorer in scorers], "exit": errors.OK,
+            "message": f"every file decoded once for {names}",
+        }
+    ]  # fmt: skip
 
 
 def score_shared(source: Path, scorers: list[Scorer], folder: Path, options: run.RunOptions) -> None:
