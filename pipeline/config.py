@@ -12,7 +12,7 @@ import os
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -124,10 +124,13 @@ def _yaml_float(text: str) -> str:
 # --- files -------------------------------------------------------------------------------------
 
 
-def load(path: str | os.PathLike[str]) -> dict[str, Any]:
+def load(path: str | os.PathLike[str], changes: Sequence[str] = ()) -> dict[str, Any]:
     """A YAML or JSON config with its `${a.b}` filled in. It is data: nothing in it is executed.
 
     `$(pwd)` is the current folder.
+
+    Args:
+        changes: `key.key=value`, put over what the file says before anything is filled in.
 
     Raises:
         ConfigError: no such file, a syntax error, a key given twice, or a reference to nothing.
@@ -150,6 +153,8 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: a config is a mapping of keys to values")
+    for change in changes:
+        _change(raw, change)
     try:
         resolved = OmegaConf.to_container(OmegaConf.create(_with_folder(raw)), resolve=True)
     except OmegaConfBaseException as error:
@@ -159,6 +164,23 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ConfigError(f"{path}: a value refers to itself") from error
     assert isinstance(resolved, dict)
     return typing.cast(dict[str, Any], resolved)
+
+
+def _change(config: dict[str, Any], change: str) -> None:
+    place, sign, text = change.partition("=")
+    if not sign or not all(place.split(".")):
+        raise ConfigError(f"{one_line(change)}: write it as key.key=value")
+    *sections, key = place.split(".")
+    for section in sections:
+        inner = config.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{one_line(change)}: {section} holds no keys")
+        config = inner
+    try:
+        value = yaml.load(text, _Loader)
+    except (yaml.YAMLError, ConfigError):
+        value = text
+    config[key] = value if isinstance(value, bool | int | float | list | None) else text
 
 
 def _with_folder(value: Any) -> Any:

@@ -331,10 +331,14 @@ def main() -> None:
     parser.add_argument("--from", dest="first", default="", metavar="STAGE", help="begin there")
     parser.add_argument("--until", dest="last", default="", metavar="STAGE", help="end after it")
     parser.add_argument("--only", default="", metavar="STAGE", help="run this one alone")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+        help="put over the config: --set paths.ROOT_VIDEO=/data options.bs=32",
+    )  # fmt: skip
     given = parser.parse_args()
 
     def program() -> Status | int:
-        whole = plan(config.load(given.config), given.config)
+        whole = plan(config.load(given.config, given.set), given.config)
         chosen = part(whole, given.only or given.first, given.only or given.last)
         if given.dry_run:
             print(shown_plan(chosen))

@@ -114,7 +114,7 @@ def _datautil(name: str, given: dict[str, Any], paths: Paths, where: str, **alwa
     if not suffix:
         raise ConfigError(f"{where}: nothing to do; give it a threshold or set run: false")
     return Stage(
-        name, {k: v for k, v in _fields(verbs).items() if v not in (None, False, ())},
+        name, {k: v for k, v in _fields(verbs).items() if v != getattr(Verbs, k) or k == "missing"},
         _columns_needed(verbs), tuple(c.name for c in Info().columns) if verbs.info else (),
         lambda table: meta.output_path(table, suffix),
         lambda table, out, run: datautil(
