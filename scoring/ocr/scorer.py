@@ -105,7 +105,8 @@ class Ocr(Scorer):
 
     def _look(self, model: Any, picture: _Picture) -> tuple[float, int, list[Text], float]:
         """Total share, number of boxes, texts in frame pixels, share of the largest box."""
-        texts = model.read(picture.image)
+        # Boxes read as a lone `:` or `-` are blurs and edges, and can be as large as the picture.
+        texts = [t for t in model.read(picture.image) if any(c.isalnum() for c in t.transcription)]
         total, single = covered(texts, *picture.image.shape[:2])
         scale = np.array([picture.width, picture.height]) / picture.image.shape[1::-1]
         texts = [Text(t.transcription, t.points * scale) for t in texts]
