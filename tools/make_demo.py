@@ -161,7 +161,14 @@ def make(folder: Path) -> None:
     harbour = (Scene(1, 7), Scene(2, 6, 7), Scene(3, 7, 3), Scene(5, 10, 5))
     slides = (Scene(11, 6, 0), Scene(12, 6, 0), Scene(13, 8, 0))
     encode(folder / "harbour.mp4", _shots(*harbour))
-    encode(folder / "harbour_small.mkv", _shots(*harbour[:2]), "-vf", "scale=426:240,eq=brightness=-0.03", "-crf", "28")
+    encode(
+        folder / "harbour_small.mkv",
+        _shots(*harbour[:2]),
+        "-vf",
+        "scale=426:240,eq=brightness=-0.03",
+        "-crf",
+        "28",
+    )
     encode(folder / "slides.mp4", _shots(*slides))
     encode(folder / "bulletin.mp4", captioned(_shots(Scene(21, 9), Scene(22, 11))))
     encode(folder / "cinema.mp4", letterboxed(_shots(Scene(31, 10), Scene(32, 35, 6))))

@@ -21,6 +21,7 @@ from pipeline.media import MediaInfo, fit
 from pipeline.scorer import Column, Frames, Row, Scorer, frame_positions
 
 MAX_SIDE = 1920  # of the picture that is read; larger ones are shrunk, boxes are scaled back
+LARGEST_CHARACTER = 0.05  # share of the picture that one character alone may cover
 MMOCR_DETECTOR = "dbnetpp_resnet50-oclip_fpnc_1200e_icdar2015"
 MMOCR_READER = "CRNN"
 MMOCR_INSTALL = (
@@ -105,10 +106,10 @@ class Ocr(Scorer):
 
     def _look(self, model: Any, picture: _Picture) -> tuple[float, int, list[Text], float]:
         """Total share, number of boxes, texts in frame pixels, share of the largest box."""
-        # Boxes read as a lone `:` or `-` are blurs and edges, and can be as large as the picture.
-        texts = [t for t in model.read(picture.image) if any(c.isalnum() for c in t.transcription)]
-        total, single = covered(texts, *picture.image.shape[:2])
-        scale = np.array([picture.width, picture.height]) / picture.image.shape[1::-1]
+        height, width = picture.image.shape[:2]
+        texts = [text for text in model.read(picture.image) if is_text(text, height, width)]
+        total, single = covered(texts, height, width)
+        scale = np.array([picture.width, picture.height]) / (width, height)
         texts = [Text(t.transcription, t.points * scale) for t in texts]
         return total, len(texts), texts, single
 
@@ -124,6 +125,17 @@ class Ocr(Scorer):
         )
         text = json.dumps(found, ensure_ascii=False)
         return (text, *(value for wanted, value in optional if wanted))
+
+
+def is_text(text: Text, height: int, width: int) -> bool:
+    """Whether something that was read is text: PP-OCR also reads blurs, edges and whole objects.
+
+    Those come out as a lone `:` or `-`, or as one character as large as the object: windows read as
+    one, a man on a scooter as another.
+    """
+    characters = [c for c in text.transcription if c.isalnum()]
+    area = cv2.contourArea(text.points.astype(np.float32)) / (height * width)
+    return len(characters) > 1 or (len(characters) == 1 and area <= LARGEST_CHARACTER)
 
 
 def covered(texts: Sequence[Text], height: int, width: int) -> tuple[float, float]:
