@@ -1,0 +1,105 @@
+"""What the tests share: made footage, real media where it is there, and running a program as a user does."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests import footage
+
+REPO = Path(__file__).parents[1]
+MEDIA = Path(os.environ.get("CLIPSHEET_MEDIA", REPO.parent / "shared" / "media"))
+FAULTS = Path(os.environ.get("CLIPSHEET_FAULTS", REPO.parent / "shared" / "faults"))
+
+csv.field_size_limit(1 << 30)
+
+
+def _there(path: Path) -> Path:
+    if path.exists():
+        return path
+    if os.environ.get("FAIL_WITHOUT_MEDIA"):
+        pytest.fail(f"{path} is not there")
+    pytest.skip(f"{path} is not there (FAIL_WITHOUT_MEDIA=1 makes this a failure)")
+
+
+@pytest.fixture(scope="session")
+def media() -> Path:
+    """The folder of real media with known truths."""
+    return _there(MEDIA)
+
+
+@pytest.fixture(scope="session")
+def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of broken and hostile files with manifest.csv."""
+    maker = _there(FAULTS / "make_faults.py")
+    out = tmp_path_factory.mktemp("faults")
+    programs = tmp_path_factory.mktemp("bin")
+    (programs / "ffmpeg").symlink_to(footage.ffmpeg.program())
+    environment = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+    subprocess.run([sys.executable, maker, out], check=True, env=environment, stdout=subprocess.DEVNULL)
+    return out
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of five small clips of different kinds, and one that is cut off."""
+    folder = tmp_path_factory.mktemp("clips")
+    footage.numbered(folder / "a.mp4", 50)
+    footage.numbered(folder / "b.mkv", 75, fps=30)
+    footage.encode(folder / "c.mp4", footage.shots(3, 4, seconds=2))
+    footage.encode(folder / "still.mp4", [footage.picture(7)] * 50)
+    footage.encode(folder / "one.mp4", [footage.picture(9)])
+    whole = (folder / "c.mp4").read_bytes()
+    (folder / "cut_off.mp4").write_bytes(whole[: len(whole) // 3])
+    return folder
+
+
+Tool = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def tool() -> Tool:
+    """Runs `python -m MODULE ARGUMENTS` and returns what it said; `code` is the exit code expected."""
+
+    def run(
+        module: str, *arguments: object, code: int | None = 0, env: Mapping[str, str] | None = None,
+        cwd: Path = REPO, timeout: float = 300,
+    ) -> subprocess.CompletedProcess[str]:  # fmt: skip
+        environment = {**os.environ, "PYTHONPATH": str(REPO), **(env or {})}
+        done = subprocess.run(
+            [sys.executable, "-m", module, *map(str, arguments)],
+            cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout,
+            stdin=subprocess.DEVNULL, check=False,
+        )  # fmt: skip
+        if code is not None:
+            assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return run
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
+    """Write rows as a CSV, its columns in the order of the first row."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV as text, read by nothing of ours."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def listing(folder: Path, pattern: str = "*.*") -> list[dict[str, object]]:
+    """A table's rows for the files of a folder."""
+    return [{"path": str(path)} for path in sorted(folder.glob(pattern)) if path.is_file()]
