@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeVar
 
 from pipeline import launch, log
 from pipeline.config import build, optional_type
-from pipeline.errors import INCOMPLETE, OK, ClipsheetError, Incomplete
+from pipeline.errors import INCOMPLETE, OK, ClipsheetError, Stopped
 from pipeline.run import RunOptions, run_scorers
 from pipeline.scorer import Scorer
 from pipeline.status import Status
@@ -121,7 +121,7 @@ def guarded(program: Callable[[], Status | int | None]) -> int:
     signal.signal(signal.SIGINT, _stop)
     try:
         ended = program()
-    except ClipsheetError as error:
+    except (ClipsheetError, Stopped) as error:
         _say(f"error: {error}", sys.stderr)
         return error.exit_code
     except BrokenPipeError:  # whoever read our output has gone; the rows are safe
@@ -147,4 +147,4 @@ def _stop(number: int, frame: FrameType | None) -> None:
     """The first signal ends the run in order, the second at once."""
     signal.signal(number, signal.SIG_DFL)
     name = signal.Signals(number).name
-    raise Incomplete(f"stopped by {name}; what was done is kept, the same command does the rest")
+    raise Stopped(f"stopped by {name}; what was done is kept, the same command does the rest")

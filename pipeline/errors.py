@@ -7,6 +7,7 @@
     +- TooManyFailed    exit 3: every row has its verdict, but more failed than is allowed
     +- Incomplete       exit 4: stopped early; the same command again does the rest
     +- StorageError     exit 5: a disk that is full, read-only or gone
+    Stopped             exit 4: a signal; no `except Exception` on the way can swallow it
     MediaError          never leaves the run: it becomes one row's failure, `<scorer>: <code>`
 
 Anything else is a bug: it ends the program with its traceback and exit code 1.
@@ -86,6 +87,12 @@ class TooManyFailed(ClipsheetError):
 
 class Incomplete(ClipsheetError):
     """The run ended early; the same command again finishes it."""
+
+    exit_code = INCOMPLETE
+
+
+class Stopped(BaseException):
+    """A signal asked the program to end."""
 
     exit_code = INCOMPLETE
 

@@ -181,7 +181,8 @@ class Cells:
         with storing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "scorer.txt").write_text(self.meaning + "\n")
-        name = f"{time.strftime('%Y%m%dT%H%M%S')}-{socket.gethostname()}-{os.getpid()}.jsonl"
+        moment = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{time.time_ns() % 10**9:09d}"
+        name = f"{moment}-{socket.gethostname()}-{os.getpid()}.jsonl"
         return Journal(self.folder / name, self.columns)
 
     def compact(self) -> None:

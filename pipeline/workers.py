@@ -7,6 +7,7 @@ once more when nothing else runs, for the kernel may have killed the worker for 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import pickle
@@ -54,7 +55,7 @@ class Pool:
         memory_bytes: int | None = None,
         heartbeat: Callable[[], None] = lambda: None,
     ) -> None:
-        self._job = job
+        self._job = pickle.dumps(job)
         self._size = size
         self._seconds = seconds
         self._memory_bytes = memory_bytes
@@ -167,7 +168,7 @@ def _how_it_ended(code: int) -> str:
 class _Worker:
     """The parent's end of one worker process."""
 
-    job: Job
+    job: bytes  # pickled
     seconds: float
     memory_bytes: int | None
     tasks: deque[_Task] = field(default_factory=deque)
@@ -189,7 +190,7 @@ class _Worker:
                 env=_environment(),
             )
         self.pipe.send(self.memory_bytes)
-        self.pipe.send(self.job)
+        self.pipe.send_bytes(self.job)
 
     def give(self, task: _Task) -> None:
         self.tasks.append(task)
@@ -252,17 +253,15 @@ def _main(descriptor: int, parent: int) -> None:
     die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with Connection(descriptor) as pipe:
+    # When the parent has closed its end, there is nobody left to work for.
+    with Connection(descriptor) as pipe, contextlib.suppress(EOFError, ConnectionError):
         memory_bytes = pipe.recv()
         job: Job = pipe.recv()
         if memory_bytes is not None:
             resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
         pipe.send(("ready", None))
         while True:
-            try:
-                payload = pipe.recv()
-            except EOFError:
-                return
+            payload = pipe.recv()
             pipe.send(("began", time.monotonic()))
             pipe.send(("done", _run(job, payload, lambda seconds: pipe.send(("allow", seconds)))))
 

@@ -1,0 +1,131 @@
+"""A worker that hangs, crashes or swallows memory costs its task only."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pipeline.errors import MediaError
+from pipeline.workers import Pool
+
+Allow = Callable[[float], None]
+
+
+def act(task: tuple[str, Any], allow: Allow) -> Any:
+    """A job that misbehaves on demand."""
+    kind, value = task
+    if kind == "hang":
+        time.sleep(1000)
+    elif kind == "segfault":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    elif kind == "memory":
+        return len(bytearray(value))
+    elif kind == "bug":
+        raise KeyError(value)
+    elif kind == "bad":
+        raise MediaError("corrupt", value)
+    elif kind == "slow":
+        allow(value + 60)
+        time.sleep(value)
+    elif kind == "die once" and not os.path.exists(value):
+        open(value, "x").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return value
+
+
+def results(tasks: list[tuple[str, Any]], size: int = 2, seconds: float = 30, **more: Any) -> dict[int, Any]:
+    pool = Pool(act, size, seconds=seconds, **more)
+    return dict(pool.map(list(enumerate(tasks))))
+
+
+def code(result: Any) -> str:
+    assert isinstance(result, MediaError), result
+    return result.code
+
+
+def test_every_task_has_one_result_whatever_the_others_do():
+    tasks: list[tuple[str, Any]] = [("ok", n) for n in range(60)]
+    tasks[5] = tasks[40] = ("segfault", None)
+    tasks[17] = ("bug", "no such key")
+    tasks[31] = ("hang", None)
+    tasks[50] = ("bad", "half of it")
+    ended = results(tasks, seconds=2)
+    assert sorted(ended) == list(range(60))
+    for number, (kind, value) in enumerate(tasks):
+        if kind == "ok":
+            assert ended[number] == value
+    assert [code(ended[n]) for n in (5, 40, 17, 31, 50)] == [
+        "crashed", "crashed", "model_error", "timeout", "corrupt",
+    ]  # fmt: skip
+    assert ended[5].detail == "SIGSEGV"
+    assert "no such key" in ended[17].trace
+
+
+def test_memory_beyond_the_limit_fails_the_task_alone():
+    ended = results([("memory", 3 << 30), ("memory", 1 << 20)], size=1, memory_bytes=1 << 30)
+    assert code(ended[0]) == "out_of_memory"
+    assert ended[1] == 1 << 20
+
+
+def test_a_task_whose_worker_was_killed_gets_a_second_try(tmp_path):
+    assert results([("die once", str(tmp_path / "died")), ("ok", 1)]) == {0: str(tmp_path / "died"), 1: 1}
+
+
+def test_a_job_can_allow_itself_more_time():
+    assert results([("slow", 1.5)], seconds=0.5) == {0: 1.5}
+
+
+def test_large_tasks_and_results_do_not_block_the_pipe():
+    big = b"x" * (4 << 20)
+    assert results([("ok", big)] * 6, size=2) == dict.fromkeys(range(6), big)
+
+
+def test_a_job_that_cannot_be_pickled_is_refused_at_once():
+    def local(task: Any, allow: Allow) -> Any:
+        return task
+
+    with pytest.raises(AttributeError, match="local"):
+        Pool(local, 1, seconds=5)
+
+
+def test_a_job_that_a_worker_cannot_import_is_an_error_and_no_endless_restart():
+    program = (
+        "from pipeline.workers import Pool\n"
+        "def job(task, allow): return task\n"
+        "list(Pool(job, 1, seconds=5).map([(0, 0)]))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "a worker process could not start" in done.stderr
+
+
+def test_no_worker_outlives_its_parent():
+    program = (
+        "import os, sys; from tests.test_workers import act; from pipeline.workers import Pool\n"
+        "pool = Pool(act, 2, seconds=60)\n"
+        "results = pool.map([(0, ('ok', 1)), (1, ('hang', 1)), (2, ('hang', 1))])\n"
+        "next(results); print(*[w.process.pid for w in pool._workers], flush=True)\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=False)
+    pids = [int(word) for word in done.stdout.split()]
+    assert len(pids) == 2
+    deadline = time.monotonic() + 10
+    while any(_alive(pid) for pid in pids):
+        assert time.monotonic() < deadline, "a worker is still there"
+        time.sleep(0.05)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
