@@ -1,0 +1,370 @@
+"""What every scorer keeps to; and each one's numbers against pictures whose truth is known."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from collections.abc import Iterator
+from dataclasses import FrozenInstanceError, fields, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+
+from pipeline import ffmpeg
+from pipeline.cli import describe, scorer_parser
+from pipeline.datasets.deduplication import Hashes
+from pipeline.media import Media
+from pipeline.run import RunOptions, prepare_together, run_scorers
+from pipeline.scorer import Scorer, every_column, frame_positions, provenance
+from pipeline.splitting.scene_detect import SceneDetect
+from scoring.inference import SCORERS
+from scoring.info.scorer import Info
+from scoring.motion.scorer import Motion
+from scoring.ocr.scorer import Ocr
+from scoring.quality.scorer import Quality, blockiness, noise, sharpness
+from tests import footage
+from tests.conftest import listing, read_table, write_table
+
+#: One of each kind, with every optional column.
+ALL = [
+    Info(),
+    Ocr(num_boxes=True, max_single_percentage=True, total_text_percentage=True),
+    Motion(),
+    Quality(),
+    SceneDetect(),
+    Hashes(),
+]
+every_scorer = pytest.mark.parametrize("scorer", ALL, ids=lambda scorer: scorer.name)
+
+
+# --- the contract ------------------------------------------------------------------------------
+
+
+def test_every_scorer_that_has_a_program_is_under_contract():
+    assert set(SCORERS.values()) <= {type(scorer) for scorer in ALL}
+    programs = (
+        Path("scoring").resolve() if Path("scoring").is_dir() else Path(__file__).parents[1] / "scoring"
+    )
+    assert {path.parent.name for path in programs.glob("*/inference.py")} == set(SCORERS)
+
+
+@every_scorer
+def test_it_is_a_value(scorer: Scorer):
+    assert pickle.loads(pickle.dumps(scorer)) == scorer
+    assert hash(scorer) == hash(replace(scorer))
+    with pytest.raises(FrozenInstanceError):
+        setattr(scorer, (fields(scorer) or fields(Motion))[0].name, None)
+
+
+@every_scorer
+def test_every_parameter_is_in_its_provenance_and_its_help(scorer: Scorer):
+    shown = scorer_parser(type(scorer), describe(type(scorer))).format_help()
+    for field in fields(scorer):  # type: ignore[arg-type]
+        assert f"{field.name}=" in provenance(scorer)
+        assert f"--{field.name}" in shown
+        assert field.metadata["help"]
+
+
+@every_scorer
+def test_its_columns_are_described(scorer: Scorer):
+    columns = every_column(type(scorer))
+    assert set(scorer.columns) <= set(columns)
+    assert len({column.name for column in columns}) == len(columns)
+    for column in columns:
+        assert re.fullmatch(r"[a-z][a-z0-9_]*", column.name)
+        assert column.meaning
+        assert column.kind in ("float", "int", "text", "json", "bool")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory, clips: Path) -> Path:
+    """The clips, and a still picture file."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for path in clips.iterdir():
+        (folder / path.name).symlink_to(path)
+    Image.fromarray(footage.picture(5)).save(folder / "photo.jpg")
+    return folder
+
+
+def rows_of(scorer: Scorer, folder: Path, out: Path, **options: Any) -> dict[str, dict[str, str]]:
+    table = write_table(out / "m.csv", listing(folder))
+    status = run_scorers([str(table)], [scorer], RunOptions(max_failed=1.0, **options))
+    return {Path(row["path"]).name: row for row in read_table(status.output)}
+
+
+@every_scorer
+def test_every_row_gets_a_value_of_the_right_kind_or_a_reason(scorer: Scorer, pictures, tmp_path):
+    rows = rows_of(scorer, pictures, tmp_path)
+    assert len(rows) == 7
+    for name, row in rows.items():
+        if name == "cut_off.mp4":
+            assert row["error"] == f"{scorer.name}: corrupt"
+            assert all(row[column.name] == "" for column in scorer.columns)
+            continue
+        assert row["error"] == ""
+        for column in scorer.columns:
+            check_kind(row[column.name], column, may_be_empty=name == "photo.jpg")
+
+
+def check_kind(cell: str, column: Any, *, may_be_empty: bool) -> None:
+    if cell == "":
+        assert may_be_empty, column.name
+        return
+    if column.kind == "float":
+        assert np.isfinite(float(cell))
+    elif column.kind == "int":
+        assert str(int(cell)) == cell
+    elif column.kind == "json":
+        assert isinstance(json.loads(cell), list)
+    elif column.kind == "bool":
+        assert cell in ("true", "false")
+    if column.unit == "0-1":
+        assert 0 <= float(cell) <= 1
+
+
+@every_scorer
+def test_batches_and_neighbours_change_nothing(scorer: Scorer, pictures, tmp_path):
+    rows = rows_of(scorer, pictures, tmp_path / "1", bs=1, num_workers=1)
+    again = rows_of(scorer, pictures, tmp_path / "2", bs=5, num_workers=2)
+    assert rows == again
+
+
+@every_scorer
+def test_it_gets_the_same_frames_alone_and_in_company(scorer: Scorer, pictures):
+    media = Media(str(pictures / "b.mkv"))
+    [alone] = prepare_together(media, [(scorer, {})])
+    [*_, together] = prepare_together(media, [(Motion(), {}), (Quality(), {}), (scorer, {})])
+    assert pickle.dumps(alone) == pickle.dumps(together)
+
+
+def test_where_a_number_of_frames_looks():
+    assert frame_positions(1) == [0.5]
+    assert frame_positions(2) == [0.25, 0.75]
+    assert frame_positions(3) == [0.1, 0.5, 0.9]
+    assert frame_positions(4) == [0.125, 0.375, 0.625, 0.875]
+
+
+# --- info --------------------------------------------------------------------------------------
+
+
+def value(scorer: Scorer, path: Path, row: dict[str, str] | None = None) -> dict[str, Any]:
+    """What a scorer says of one file, by column."""
+    [item] = prepare_together(Media(str(path)), [(scorer, row or {})])
+    if isinstance(item, Exception):
+        raise item
+    [values] = scorer.score(scorer.load("cpu"), [item])
+    return {column.name: v for column, v in zip(scorer.columns, values, strict=True)}
+
+
+def test_info_counts_what_decodes(clips):
+    found = value(Info(), clips / "b.mkv")
+    assert found | {"bit_rate": 0} == {
+        "num_frames": 75, "height": 240, "width": 320, "aspect_ratio": 0.75, "fps": 30.0,
+        "resolution": 76800, "duration": 2.5, "codec": "h264", "bit_rate": 0, "has_audio": False,
+    }  # fmt: skip
+    size = (clips / "b.mkv").stat().st_size
+    assert found["bit_rate"] == round(8 * size / 2.5)
+
+
+# --- motion ------------------------------------------------------------------------------------
+
+
+def test_motion_is_that_of_vmaf(tmp_path):
+    path = footage.encode(tmp_path / "m.mp4", footage.shots(3, 5, seconds=1, fps=24), "-crf", "10", fps=24)
+    stats = tmp_path / "stats"
+    footage.ffmpeg_run("-i", str(path), "-vf", f"vmafmotion=stats_file={stats}", "-f", "null", "-")
+    # FFmpeg's filter reads studio luma, of 220 levels; here luma has 256.
+    single = [float(word) * 255 / 219 for word in re.findall(r"motion:([\d.]+)", stats.read_text())][1:]
+    expected = np.minimum(single, [*single[1:], single[-1]]).mean()
+    assert value(Motion(), path)["motion"] == pytest.approx(expected, rel=0.01)
+
+
+def test_flow_is_the_shift_over_the_diagonal(tmp_path):
+    rng = np.random.default_rng(4)
+    ground = cv2.GaussianBlur(rng.integers(0, 256, (240, 600, 3), np.uint8), (0, 0), 2)
+    ground = cv2.normalize(ground, None, 0, 255, cv2.NORM_MINMAX)  # type: ignore[call-overload]
+    pictures = (np.ascontiguousarray(ground[:, 3 * n : 3 * n + 320]) for n in range(48))
+    found = value(Motion(), footage.encode(tmp_path / "shift.mp4", pictures, "-crf", "12", fps=24))
+    assert found["flow"] == pytest.approx(3 / np.hypot(240, 320), rel=0.1)
+
+
+def test_frozen_clips_and_pictures_do_not_move(pictures):
+    still = {"motion": pytest.approx(0, abs=0.05), "flow": pytest.approx(0, abs=1e-3)}
+    assert value(Motion(), pictures / "still.mp4") == still
+    assert value(Motion(), pictures / "photo.jpg") == {"motion": 0, "flow": 0}
+
+
+def test_motion_does_not_depend_on_the_frame_rate(tmp_path):
+    def scene(fps: int) -> Iterator[np.ndarray]:
+        ground = cv2.resize(np.random.default_rng(2).integers(0, 256, (12, 48, 3), np.uint8), (960, 240))
+        for n in range(2 * fps):
+            yield np.ascontiguousarray(ground[:, 240 * n // fps :][:, :320])
+
+    found = [
+        value(Motion(), footage.encode(tmp_path / f"{fps}.mp4", scene(fps), fps=fps))["motion"]
+        for fps in (24, 48)
+    ]
+    assert found[1] == pytest.approx(found[0], rel=0.1)
+
+
+# --- quality -----------------------------------------------------------------------------------
+
+
+def textured(seed: int = 1) -> np.ndarray:
+    """[480, 640] uint8 luma with edges at many sizes."""
+    rng = np.random.default_rng(seed)
+    image = np.full((480, 640), 128, np.uint8)
+    for _ in range(400):
+        x, y, r = (int(v) for v in rng.integers(2, [640, 480, 30]))
+        cv2.circle(image, (x, y), r, int(rng.integers(30, 226)), -1, cv2.LINE_AA)
+    return image
+
+
+def test_sharpness_falls_with_every_blur():
+    image = textured()
+    found = [sharpness(image)] + [sharpness(cv2.GaussianBlur(image, (0, 0), s)) for s in (0.7, 1.5, 3, 6)]
+    assert found == sorted(found, reverse=True)
+    assert found[0] > 10 * found[2]
+    assert sharpness(np.full((100, 100), 90, np.uint8)) == 0
+
+
+@pytest.mark.parametrize("sigma", [2.0, 5.0, 12.0])
+def test_noise_is_the_standard_deviation_that_was_added(sigma):
+    rng = np.random.default_rng(0)
+    smooth = cv2.resize(rng.integers(60, 200, (4, 6), np.uint8), (640, 480), interpolation=cv2.INTER_LINEAR)
+    noisy = np.clip(smooth + rng.normal(0, sigma, smooth.shape), 0, 255).round().astype(np.uint8)
+    assert noise(noisy) == pytest.approx(sigma, rel=0.12)  # the calm quarter of the blocks reads low
+    assert noise(smooth) < 0.5
+
+
+def test_blockiness_rises_with_jpeg_compression():
+    image = textured()
+    found = []
+    for quality in (95, 40, 10, 3):
+        _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        found.append(blockiness(cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)))
+    assert blockiness(image) == pytest.approx(1, abs=0.1)
+    assert found == sorted(found)
+    assert found[-1] > 1.5
+
+
+def test_light_borders_and_frozen_time(tmp_path):
+    frames = []
+    for n in range(50):
+        picture = np.zeros((240, 320, 3), np.uint8)
+        picture[48:-48, :160] = (200, 40, 40)
+        picture[48:-48, 160:] = (60, 60, 60)
+        if n < 25:  # then it stands still
+            picture[100:140, 4 * n : 4 * n + 60] = 255
+        frames.append(picture)
+    path = footage.encode(tmp_path / "q.mp4", frames, "-crf", "1", fps=5)
+    found = value(Quality(), path)
+    assert found["black_borders"] == pytest.approx(0.4, abs=0.001)
+    assert found["frozen"] == pytest.approx(4 / 9)  # of ten frames a second apart, the last four pairs
+    luma = 0.299 * 200 + 0.587 * 40 + 0.114 * 40
+    assert found["brightness"] == pytest.approx((luma + 60) / 2 / 255, abs=0.03)
+    assert found["contrast"] == pytest.approx((luma - 60) / 2 / 255, abs=0.1)
+    assert found["saturation"] == pytest.approx(0.4, abs=0.06)
+    assert value(Quality(), footage.encode(tmp_path / "b.mp4", [0 * frames[0]] * 10))["clipped"] == 1
+
+
+# --- ocr ---------------------------------------------------------------------------------------
+
+
+def page(size: tuple[int, int], lines: dict[tuple[int, int], str], height: int) -> Image.Image:
+    """White lines of text on grey, at (left, top) pixels."""
+    image = Image.new("RGB", size, (70, 80, 90))
+    pen = ImageDraw.Draw(image)
+    for place, line in lines.items():
+        pen.text(place, line, font=ImageFont.load_default(height), fill="white")
+    return image
+
+
+SHARES = Ocr(num_boxes=True, max_single_percentage=True, total_text_percentage=True)
+
+
+def test_ocr_reads_and_measures_text_where_it_stands(tmp_path):
+    lines = {(100, 100): "BREAKING NEWS", (100, 500): "weather and traffic"}
+    page((1600, 900), lines, 80).save(tmp_path / "page.png")
+    found = value(SHARES, tmp_path / "page.png")
+    texts = json.loads(found["ocr"])
+    assert sorted(t["transcription"] for t in texts) == ["BREAKING NEWS", "weather and traffic"]
+    assert found["num_boxes"] == 2
+    boxes = {t["transcription"]: np.array(t["points"]) for t in texts}
+    assert boxes["BREAKING NEWS"].min(axis=0) == pytest.approx([100, 110], abs=20)
+    assert boxes["weather and traffic"].min(axis=0) == pytest.approx([100, 515], abs=20)
+    areas = [cv2.contourArea(box.astype(np.float32)) / (1600 * 900) for box in boxes.values()]
+    assert found["max_single_percentage"] == pytest.approx(max(areas), abs=0.002)
+    assert found["total_text_percentage"] == pytest.approx(sum(areas), abs=0.005)
+
+
+def test_ocr_of_a_picture_without_text_is_an_empty_list(tmp_path):
+    Image.new("RGB", (640, 360), "navy").save(tmp_path / "plain.png")
+    assert value(SHARES, tmp_path / "plain.png") == {
+        "ocr": "[]", "num_boxes": 0, "max_single_percentage": 0, "total_text_percentage": 0,
+    }  # fmt: skip
+
+
+def test_ocr_takes_the_middle_frame_or_the_worst_of_several(tmp_path):
+    empty = np.asarray(page((640, 360), {}, 40))
+    titled = np.asarray(page((640, 360), {(40, 150): "THE END OF IT"}, 60))
+    path = footage.encode(tmp_path / "end.mp4", [*[empty] * 20, *[titled] * 5], "-crf", "18")
+    assert value(Ocr(num_boxes=True), path)["num_boxes"] == 0
+    worst = value(Ocr(num_boxes=True, num_frames=3), path)
+    assert worst["num_boxes"] == 1
+    assert json.loads(worst["ocr"])[0]["transcription"].replace(" ", "") == "THEENDOFIT"
+
+
+def test_an_engine_that_is_not_installed_is_named_with_its_command(tmp_path, clips, tool):
+    table = write_table(tmp_path / "m.csv", listing(clips))
+    done = tool("scoring.ocr.inference", table, "--engine", "mmocr", code=2)
+    assert "mim install" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_ocr_reads_what_the_authors_of_the_model_read(media):
+    truth = json.loads((media / "truth" / "ocr.json").read_text())["items"]
+    published = {item["file"]: item["first_text"] for item in truth if "first_text" in item}
+    for file in (
+        "images/rapidocr/ch_en_num.jpg",
+        "images/rapidocr/img_exif_orientation.jpg",
+        "images/rapidocr/issue_170.png",
+    ):
+        read = [t["transcription"] for t in json.loads(value(SHARES, media / file)["ocr"])]
+        assert published[file] in read
+
+
+# --- several at once ---------------------------------------------------------------------------
+
+
+def test_scoring_inference_takes_the_flags_of_each_scorer(tmp_path, clips, tool):
+    table = write_table(tmp_path / "m.csv", listing(clips, "[ab].*"))
+    tool(
+        "scoring.inference", table, "--scorers", "info", "motion", "ocr",
+        "--ocr.num-boxes", "--motion.flow_pairs=2", "--num_workers", 2,
+    )  # fmt: skip
+    rows = read_table(tmp_path / "m_scores.csv")
+    assert list(rows[0]) == [
+        "path", *(c.name for c in Info().columns), "motion", "flow", "ocr", "num_boxes", "error",
+    ]  # fmt: skip
+    assert [row["num_frames"] for row in rows] == ["50", "75"]
+
+
+def test_scoring_inference_refuses_a_flag_of_a_scorer_that_does_not_run(tmp_path, clips, tool):
+    table = write_table(tmp_path / "m.csv", listing(clips))
+    done = tool("scoring.inference", table, "--scorers", "info", "--ocr.num_boxes", code=2)
+    assert "--ocr.num_boxes" in done.stderr
+
+
+def test_ffmpeg_is_found_without_one_on_the_path(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    ffmpeg.program.cache_clear()
+    try:
+        assert "libx264" in ffmpeg.encoders()
+    finally:
+        ffmpeg.program.cache_clear()
