@@ -28,7 +28,7 @@ from scoring.motion.scorer import Motion
 from scoring.ocr.scorer import Ocr
 from scoring.quality.scorer import Quality, blockiness, noise, sharpness
 from tests import footage
-from tests.conftest import listing, read_table, write_table
+from tests.conftest import REPO, listing, read_table, write_table
 
 #: One of each kind, with every optional column.
 ALL = [
@@ -47,10 +47,7 @@ every_scorer = pytest.mark.parametrize("scorer", ALL, ids=lambda scorer: scorer.
 
 def test_every_scorer_that_has_a_program_is_under_contract():
     assert set(SCORERS.values()) <= {type(scorer) for scorer in ALL}
-    programs = (
-        Path("scoring").resolve() if Path("scoring").is_dir() else Path(__file__).parents[1] / "scoring"
-    )
-    assert {path.parent.name for path in programs.glob("*/inference.py")} == set(SCORERS)
+    assert {path.parent.name for path in (REPO / "scoring").glob("*/inference.py")} == set(SCORERS)
 
 
 @every_scorer
@@ -178,10 +175,10 @@ def test_motion_is_that_of_vmaf(tmp_path):
     path = footage.encode(tmp_path / "m.mp4", footage.shots(3, 5, seconds=1, fps=24), "-crf", "10", fps=24)
     stats = tmp_path / "stats"
     footage.ffmpeg_run("-i", str(path), "-vf", f"vmafmotion=stats_file={stats}", "-f", "null", "-")
-    # FFmpeg's filter reads studio luma, of 220 levels; here luma has 256.
+    # FFmpeg's filter reads studio luma, of 220 levels; here it is stretched to 256 and rounded again.
     single = [float(word) * 255 / 219 for word in re.findall(r"motion:([\d.]+)", stats.read_text())][1:]
     expected = np.minimum(single, [*single[1:], single[-1]]).mean()
-    assert value(Motion(), path)["motion"] == pytest.approx(expected, rel=0.01)
+    assert value(Motion(), path)["motion"] == pytest.approx(expected, rel=0.03)
 
 
 def test_flow_is_the_shift_over_the_diagonal(tmp_path):
@@ -265,7 +262,9 @@ def test_light_borders_and_frozen_time(tmp_path):
     path = footage.encode(tmp_path / "q.mp4", frames, "-crf", "1", fps=5)
     found = value(Quality(), path)
     assert found["black_borders"] == pytest.approx(0.4, abs=0.001)
-    assert found["frozen"] == pytest.approx(4 / 9)  # of ten frames a second apart, the last four pairs
+    assert found["frozen"] == pytest.approx(
+        4 / 9, abs=1e-4
+    )  # of ten frames a second apart, the last four pairs
     luma = 0.299 * 200 + 0.587 * 40 + 0.114 * 40
     assert found["brightness"] == pytest.approx((luma + 60) / 2 / 255, abs=0.03)
     assert found["contrast"] == pytest.approx((luma - 60) / 2 / 255, abs=0.1)
