@@ -246,9 +246,7 @@ def part(whole: Plan, first: str = "", last: str = "") -> Plan:
         ConfigError: no such stage is enabled, or they are in the wrong order.
     """
     names = [stage.name for stage in whole.stages]
-    for name in (first, last):
-        if name and name not in names:
-            raise ConfigError(f"{name}: not a stage of this plan; they are {', '.join(names)}")
+    check_keys(dict.fromkeys(name for name in (first, last) if name), names, "")
     start = names.index(first) if first else 0
     stop = len(names) - names[::-1].index(last) if last else len(names)
     if start >= stop:

@@ -1,0 +1,435 @@
+"""Clips hold exactly the frames that `timestamp` names, at their times; each row is accounted for."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from pipeline.errors import CallError
+from pipeline.media import Media
+from pipeline.run import RunOptions
+from pipeline.splitting.cut import Cutting, cut
+from tests import footage
+from tests.conftest import Tool, read_table, write_table
+
+
+def stamp(seconds: float) -> str:
+    """HH:MM:SS.mmm, cut to milliseconds as tables hold it."""
+    milliseconds = int(seconds * 1000 + 1e-6)
+    return f"00:{milliseconds // 60000:02d}:{milliseconds // 1000 % 60:02d}.{milliseconds % 1000:03d}"
+
+
+def scenes(*spans: tuple[float, float]) -> str:
+    return json.dumps([[stamp(start), stamp(end)] for start, end in spans])
+
+
+def numbers_in(path: str | Path) -> list[int]:
+    return [footage.number_in(frame.rgb()) for frame in Media(str(path)).frames()]
+
+
+class Cut:
+    """A table that was cut, and what came of it."""
+
+    def __init__(self, folder: Path, rows: list[dict[str, str]], **cutting: Any) -> None:
+        self.folder = folder
+        self.clips_folder = folder / "out"
+        self._table = write_table(folder / "meta.csv", rows)
+        self._cutting = Cutting(save_dir=str(self.clips_folder), preset="ultrafast", **cutting)
+        self.again()
+
+    def again(self) -> None:
+        """Run the same command."""
+        self.status = cut([str(self._table)], self._cutting, RunOptions())
+
+    def _read(self, name: str) -> list[dict[str, str]]:
+        path = self.folder / name
+        return read_table(path) if path.exists() else []
+
+    @property
+    def clips(self) -> list[dict[str, str]]:
+        return self._read("meta_clips.csv")
+
+    @property
+    def failed(self) -> list[dict[str, str]]:
+        return self._read("meta_clips_failed.csv")
+
+    @property
+    def dropped(self) -> list[dict[str, str]]:
+        return self._read("meta_clips_dropped.csv")
+
+
+# --- which frames ------------------------------------------------------------------------------
+
+Pieces = dict[str, list[tuple[footage.Made, range, dict[str, str]]]]
+
+
+@pytest.fixture(scope="module")
+def pieces(tmp_path_factory: pytest.TempPathFactory) -> Pieces:
+    """Every kind of video cut into two scenes that follow each other, not at its key frames."""
+    folder = tmp_path_factory.mktemp("pieces")
+    made = footage.every_kind(folder)
+    rows, asked = [], []
+    for name, source in made.items():
+        count = len(source.numbers)
+        edges = [0, count // 2 - 4, count] if count > 1 else [0, count]
+        ends = [*source.seconds, 99.0]
+        rows.append(
+            {
+                "path": str(source.path),
+                "timestamp": scenes(*((ends[a], ends[b]) for a, b in itertools.pairwise(edges))),
+            }
+        )
+        asked += [(name, source, range(a, b)) for a, b in itertools.pairwise(edges)]
+    done = Cut(folder, rows)
+    assert done.failed == []
+    pieces: Pieces = {name: [] for name in made}
+    for (name, source, frames), clip in zip(asked, done.clips, strict=True):
+        pieces[name].append((source, frames, clip))
+    return pieces
+
+
+@pytest.mark.parametrize("name", footage.KINDS)
+def test_a_clip_holds_exactly_the_frames_of_its_scene(pieces: Pieces, name: str) -> None:
+    for source, frames, clip in pieces[name]:
+        assert clip["source_path"] == str(source.path)
+        assert numbers_in(clip["path"]) == [source.numbers[i] for i in frames]
+
+
+@pytest.mark.parametrize("name", footage.KINDS)
+def test_a_clip_keeps_the_times_of_its_frames(pieces: Pieces, name: str) -> None:
+    for source, frames, clip in pieces[name]:
+        times = source.seconds[frames.start : frames.stop]
+        assert Media(clip["path"]).info.frame_seconds == pytest.approx(times - times[0], abs=1.1e-3)
+        assert float(clip["clip_start"]) == pytest.approx(times[0], abs=1e-3)
+        if frames.stop < len(source.seconds):
+            assert float(clip["clip_end"]) == pytest.approx(source.seconds[frames.stop], abs=1e-3)
+        else:
+            assert float(clip["clip_end"]) == pytest.approx(Media(str(source.path)).info.duration)
+
+
+@pytest.mark.parametrize("name", footage.KINDS)
+def test_a_clip_is_as_displayed_with_even_sides(pieces: Pieces, name: str) -> None:
+    for source, _, clip in pieces[name]:
+        info = Media(clip["path"]).info
+        assert (info.height, info.width) == (
+            source.height + source.height % 2,
+            source.width + source.width % 2,
+        )
+        assert (info.rotation, info.pixel_aspect, info.codec) == (0, 1, "h264")
+
+
+def test_an_odd_side_is_padded_and_the_picture_not_scaled(pieces: Pieces) -> None:
+    source, frames, clip = pieces["odd_size.mkv"][0]
+    before = next(Media(str(source.path)).frames([frames.start])).luma().astype(int)
+    after = next(Media(clip["path"]).frames([0])).luma().astype(int)
+    assert np.abs(after[:241, :333] - before).mean() < 3
+
+
+def test_long_scenes_are_split_and_nothing_is_lost(tmp_path: Path) -> None:
+    sources = [footage.cfr(tmp_path / "cfr.mp4"), footage.vfr(tmp_path / "vfr.mp4")]
+    rows = [{"path": str(s.path), "timestamp": scenes((0.0, 1.0), (1.0, 2.02))} for s in sources]
+    done = Cut(tmp_path, rows, max_seconds=0.4)
+    assert done.failed == []
+    for source in sources:
+        clips = [clip for clip in done.clips if clip["source_path"] == str(source.path)]
+        found = [numbers_in(clip["path"]) for clip in clips]
+        assert sum(found, []) == source.numbers  # noqa: RUF017
+        spans = [(float(clip["clip_start"]), float(clip["clip_end"])) for clip in clips]
+        assert all(end == start for (_, end), (start, _) in itertools.pairwise(spans))
+        assert all(end - start <= 0.4 + 0.06 for start, end in spans)  # to the next frame
+        assert len({clip["path"] for clip in clips}) == len(clips) == 6
+
+
+def test_short_scenes_are_dropped_with_the_reason(tmp_path: Path) -> None:
+    path = str(footage.cfr(tmp_path / "a.mp4").path)
+    row = {"path": path, "text": "kept", "timestamp": scenes((0, 0.2), (0.2, 1.0), (1.0, 1.36))}
+    done = Cut(tmp_path, [row], min_seconds=0.5)
+    assert [numbers_in(clip["path"]) for clip in done.clips] == [list(range(5, 25))]
+    told = [(r["path"], r["text"], r["clip_start"], r["clip_end"], r["reason"]) for r in done.dropped]
+    assert told == [
+        (path, "kept", "0.0", "0.2", "seconds 0.2 < 0.5"),
+        (path, "kept", "1.0", "1.36", "seconds 0.36 < 0.5"),
+    ]
+
+
+# --- the table ---------------------------------------------------------------------------------
+
+HOSTILE = [
+    "not json",
+    "$(touch x)",
+    "__import__('os').system('touch x')",
+    '[["00:00:00.000", "00:00:01.000; touch x"]]',
+    '[["00:00:00.000", "$(touch x)"]]',
+    "[" * 20_000,
+    "{}",
+    '"00:00:00.000"',
+    "NaN",
+    "[[0, 1]]",
+    "[null]",
+    '[["00:00:00.000"]]',
+    '[["00:00:01.000", "00:00:00.500"]]',
+    '[["00:00:01.000", "00:00:01.000"]]',
+    '[["-00:00:01.000", "00:00:01.000"]]',
+    '[["00:00:00.000", "inf"]]',
+    '[["00:00:00.000", "00:61:00.000"]]',
+    '[["00:00:00.000", "99999:00:00.000"]]',
+    '[["00:00:00.000", "\\u0660\\u0660:00:01"]]',  # digits, but Arabic ones
+    '[["00:00:00.000", "9999:00:00.000"]]',  # eighteen million clips
+]
+
+
+def test_a_cell_that_is_no_list_of_scenes_fails_its_row_and_is_not_executed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = str(footage.one_frame(tmp_path / "a.mp4").path)
+    good = {"path": path, "timestamp": scenes((0, 1)), "text": "good"}
+    done = Cut(
+        tmp_path,
+        [{"path": path, "timestamp": cell, "text": cell} for cell in HOSTILE] + [good],
+        max_seconds=2,
+    )
+    assert [row["text"] for row in done.clips] == ["good"]
+    assert [(row["text"], row["code"]) for row in done.failed] == [(cell, "bad_value") for cell in HOSTILE]
+    assert sorted(p.name for p in done.clips_folder.iterdir()) == ["a_scene-0.mp4"]
+    assert not list(tmp_path.rglob("x"))
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Cut:
+    """Rows of many fates in one table."""
+    folder = tmp_path_factory.mktemp("mixed")
+    source = footage.numbered(folder / "one" / "a.mp4", 20)
+    footage.numbered(folder / "two" / "a.mp4", 30, "-vf", "reverse")
+    footage.encode(folder / "still.png", [footage.picture(3)], codec=("-c:v", "png"))
+    (folder / "broken.mp4").write_bytes(source.read_bytes()[:5000])
+    whole = scenes((0, 99))
+
+    def row(path: str, timestamp: str = whole, **cells: str) -> dict[str, str]:
+        usual = {"id": "7", "relpath": "", "mine, too": "NA", "ocr": "[]", "num_frames": "20", "error": ""}
+        return {**usual, "path": str(folder / path), "timestamp": timestamp, **cells}
+
+    rows = [
+        row("one/a.mp4", text="first"),
+        row("two/a.mp4", text="second"),
+        row("one/a.mp4", scenes((0, 0.2)), text="a line\nand an é", relpath="deep/er/name.mov"),
+        row("two/a.mp4", relpath="../../escape.mp4", text="outside"),
+        row("two/a.mp4", relpath="/tmp/escape.mp4", text="absolute"),
+        row("nowhere.mp4", text="absent"),
+        row("broken.mp4", text="broken"),
+        row("one/a.mp4", "", error="timestamp: timeout; aes: corrupt", text="not detected"),
+        row("two/a.mp4", "  ", text="not run"),
+        row("still.png", "[]", text="picture"),
+        row("one/a.mp4", scenes((5, 6)), text="beyond the end"),
+    ]
+    order = ["id", "path", "relpath", "text", "mine, too", "timestamp", "ocr", "num_frames", "error"]
+    return Cut(folder, [{name: r[name] for name in order} for r in rows])
+
+
+def test_every_row_ends_in_one_of_the_three_tables(mixed: Cut) -> None:
+    assert [row["text"] for row in mixed.clips] == ["first", "second", "a line\nand an é", "picture"]
+    assert {row["text"]: row["reason"] for row in mixed.dropped} == {
+        "not detected": "timestamp: timeout",
+        "not run": "timestamp: not run",
+    }
+    assert {row["text"]: row["code"] for row in mixed.failed} == {
+        "outside": "bad_path",
+        "absolute": "bad_path",
+        "absent": "missing",
+        "broken": "corrupt",
+        "beyond the end": "no_frames",
+    }
+    assert "5 failed" in mixed.status.line()
+
+
+def test_sources_of_one_name_in_two_folders_do_not_share_a_clip(mixed: Cut) -> None:
+    first, second, *_ = mixed.clips
+    assert numbers_in(first["path"]) == list(range(20))
+    assert numbers_in(second["path"]) == list(range(29, -1, -1))
+    assert Path(first["path"]).name.startswith("a_")
+    assert Path(second["path"]).name.startswith("a_")
+
+
+def test_a_clip_lies_where_its_relpath_says(mixed: Cut) -> None:
+    clip = mixed.clips[2]
+    assert clip["path"] == str(mixed.clips_folder / "deep/er/name_scene-0.mp4")
+    assert clip["relpath"] == "deep/er/name_scene-0.mp4"
+    assert clip["id"] == "name_scene-0"
+    assert not list(mixed.folder.parent.rglob("escape*"))
+    assert not list(mixed.clips_folder.rglob("*.part"))
+
+
+def test_every_column_of_the_source_is_kept_and_what_described_its_file_is_emptied(mixed: Cut) -> None:
+    columns = ["id", "path", "relpath", "text", "mine, too", "timestamp", "ocr", "num_frames", "error",
+               "source_path", "clip_start", "clip_end"]  # fmt: skip
+    assert list(mixed.clips[0]) == columns
+    clip = mixed.clips[2]
+    assert (clip["mine, too"], clip["ocr"], clip["num_frames"], clip["error"]) == ("NA", "", "", "")
+    assert (clip["source_path"], clip["clip_start"], clip["clip_end"]) == (
+        str(mixed.folder / "one/a.mp4"), "0.0", "0.2",
+    )  # fmt: skip
+    assert json.loads(clip["timestamp"]) == [["00:00:00.000", "00:00:00.200"]]
+
+
+def test_a_picture_goes_through_uncut(mixed: Cut) -> None:
+    picture = mixed.clips[-1]
+    assert picture["path"] == picture["source_path"] == str(mixed.folder / "still.png")
+    assert (picture["timestamp"], picture["clip_start"], picture["clip_end"]) == ("[]", "", "")
+
+
+NAMES = ["with space.mp4", "a'b\"c.mp4", "new\nline.mp4", "-dash.mp4", "%d.mp4", "a:b,c|d.mp4", "$(touch x).mp4",
+         "a.b.c.mp4", "noext", "été\u0301.mp4", "NA.mp4", "n" * 251 + ".mp4", "n" * 250 + "m.mp4"]  # fmt: skip
+
+
+def test_any_name_of_a_file_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = footage.numbered(tmp_path / "a.mp4", 3).read_bytes()
+    for name in NAMES:
+        Path(name).write_bytes(data)
+    done = Cut(tmp_path, [{"path": name, "timestamp": scenes((0.04, 1))} for name in NAMES])
+    assert done.failed == []
+    assert [clip["source_path"] for clip in done.clips] == NAMES
+    assert [numbers_in(clip["path"]) for clip in done.clips] == [[1, 2]] * len(NAMES)
+    assert len(list(done.clips_folder.iterdir())) == len(NAMES)
+    assert Path(done.clips[0]["path"]).name == "with space_scene-0.mp4"
+    assert not Path("x").exists()
+
+
+# --- running it again --------------------------------------------------------------------------
+
+
+def test_a_second_run_does_nothing_and_a_deleted_or_changed_clip_is_made_again(tmp_path: Path) -> None:
+    path = footage.numbered(tmp_path / "a.mp4", 30)
+    done = Cut(tmp_path, [{"path": str(path), "timestamp": scenes((0, 0.4), (0.4, 0.8), (0.8, 1.2))}])
+
+    def state() -> list[tuple[int, bytes]]:
+        files = sorted(done.clips_folder.iterdir())
+        return [(file.stat().st_mtime_ns, file.read_bytes()) for file in files]
+
+    before, table = state(), (tmp_path / "meta_clips.csv").read_bytes()
+    done.again()
+    assert state() == before
+    (done.clips_folder / "a_scene-0.mp4").unlink()
+    (done.clips_folder / "a_scene-2.mp4").write_bytes(b"cut off")
+    done.again()
+    after = state()
+    assert after[1] == before[1]
+    assert [data for _, data in after] == [data for _, data in before]
+    assert (tmp_path / "meta_clips.csv").read_bytes() == table
+    footage.encode(path, (footage.picture(100 + n) for n in range(30)))
+    done.again()
+    assert [numbers_in(clip["path"])[0] for clip in done.clips] == [100, 110, 120]
+
+
+# --- what the clips are like -------------------------------------------------------------------
+
+
+def test_target_fps_and_sound(tmp_path: Path) -> None:
+    silent = footage.numbered(tmp_path / "silent.mp4", 50, codec=footage.B_FRAMES)
+    loud = footage.with_sound(silent, tmp_path / "loud.mp4", begins=1.0)
+    rows = [{"path": str(p), "timestamp": scenes((0.6, 1.6))} for p in (silent, loud)]
+    done = Cut(tmp_path, rows, target_fps=10, keep_audio=True)
+    assert done.failed == []
+    for clip in done.clips:
+        info = Media(clip["path"]).info
+        assert info.frame_seconds == pytest.approx(np.arange(10) / 10, abs=1e-3)
+        drift = np.array(numbers_in(clip["path"])) - (15 + 2.5 * np.arange(10))
+        assert np.abs(drift).max() <= 1.5
+    assert [Media(clip["path"]).info.has_audio for clip in done.clips] == [False, True]
+    level = loudness(done.clips[1]["path"])
+    assert np.abs(level[: round(0.35 * 48)]).max() < 0.02
+    assert level[round(0.45 * 48) : round(0.95 * 48)].min() > 0.2
+    assert len(level) / 48 == pytest.approx(1.0, abs=0.05)
+
+
+def loudness(path: str) -> np.ndarray:
+    """The sound's amplitude, 48 values a second, from the presentation time 0 on."""
+    with av.open(path) as container:
+        parts = list(container.decode(audio=0))
+    assert parts[0].pts is not None and parts[0].time_base is not None
+    start = round(float(parts[0].pts * parts[0].time_base) * 48000)
+    wave = np.concatenate([part.to_ndarray()[0] for part in parts])
+    wave = wave[-start:] if start < 0 else np.pad(wave, (start, 0))
+    return np.abs(wave[: len(wave) // 1000 * 1000]).reshape(-1, 1000).max(axis=1)
+
+
+def test_sound_is_left_out_unless_it_is_asked_for(tmp_path: Path) -> None:
+    loud = footage.with_sound(footage.numbered(tmp_path / "silent.mp4", 5), tmp_path / "loud.mp4")
+    done = Cut(tmp_path, [{"path": str(loud), "timestamp": scenes((0, 9))}])
+    assert not Media(done.clips[0]["path"]).info.has_audio
+
+
+def test_sizes_shrink_borders_go_and_pixels_become_square(tmp_path: Path) -> None:
+    def letterboxed(number: int) -> np.ndarray:
+        return np.pad(footage.picture(number), ((40, 40), (0, 0), (0, 0)))
+
+    small = [cv2.resize(footage.picture(n), (136, 102)) for n in range(5)]
+    sources = {
+        "large": footage.numbered(tmp_path / "large.mp4", 5),
+        "small": footage.encode(tmp_path / "small.mp4", small),
+        "boxed": footage.encode(tmp_path / "boxed.mp4", (letterboxed(n) for n in range(5))),
+        "turned": footage.turned(tmp_path / "turned.mp4", 90).path,
+        "wide": footage.numbered(tmp_path / "wide.mp4", 5, "-vf", "setsar=2/1"),
+    }
+    rows = [{"path": str(path), "timestamp": scenes((0, 0.2))} for path in sources.values()]
+    done = Cut(tmp_path, rows, shorter_size=120, crop_borders=True)
+    assert done.failed == []
+    infos = [Media(clip["path"]).info for clip in done.clips]
+    sizes = dict(zip(sources, [(info.height, info.width) for info in infos], strict=True))
+    boxed = sizes.pop("boxed")
+    assert boxed == pytest.approx((120, 160), abs=4)
+    assert sizes == {"large": (120, 160), "small": (102, 136), "turned": (120, 160), "wide": (120, 320)}
+    assert {info.pixel_aspect for info in infos} == {1.0}
+    assert [numbers_in(clip["path"]) for clip in done.clips] == [list(range(5))] * len(sources)
+
+
+def test_a_copy_begins_at_a_key_frame_and_says_where(tmp_path: Path) -> None:
+    sources = [footage.b_frames(tmp_path / "a.mp4"), footage.mpeg_ts(tmp_path / "b.ts")]
+    raw = footage.no_times(tmp_path / "raw.h264").path
+    rows = [{"path": str(s.path), "timestamp": scenes((0.8, 1.92), (0.52, 0.8))} for s in sources]
+    done = Cut(tmp_path, [*rows, {"path": str(raw), "timestamp": scenes((0, 1))}], encoder="copy")
+    for source, clip in zip(sources, done.clips, strict=True):
+        original = {f.index: f.rgb() for f in Media(str(source.path)).frames()}
+        copied = [frame.rgb() for frame in Media(clip["path"]).frames()]
+        assert (clip["clip_start"], clip["clip_end"]) == ("0.96", "1.92")
+        assert 24 <= len(copied) <= 26  # a copy ends at a packet, and those are not in order of time
+        assert all(np.array_equal(picture, original[24 + n]) for n, picture in enumerate(copied[:24]))
+    assert [(row["path"], row["code"]) for row in done.failed] == [
+        (str(sources[0].path), "no_frames"),
+        (str(sources[1].path), "no_frames"),
+        (str(raw), "partial"),
+    ]
+
+
+# --- the command -------------------------------------------------------------------------------
+
+
+def test_a_wrong_call_says_what_is_missing(tmp_path: Path) -> None:
+    table = write_table(tmp_path / "meta.csv", [{"path": "a.mp4"}])
+    with pytest.raises(CallError, match="--save_dir"):
+        cut([str(table)], Cutting(), RunOptions())
+    with pytest.raises(CallError, match="timestamp"):
+        cut([str(table)], Cutting(save_dir=str(tmp_path / "out")), RunOptions())
+    with pytest.raises(CallError, match=r"nowhere\.csv"):
+        cut([str(tmp_path / "nowhere.csv")], Cutting(save_dir=str(tmp_path / "out")), RunOptions())
+    assert os.listdir(tmp_path) == ["meta.csv"]
+
+
+def test_the_command_reads_a_table_and_ends_with_one_line(tool: Tool, tmp_path: Path) -> None:
+    path = footage.numbered(tmp_path / "a.mp4", 20)
+    table = write_table(
+        tmp_path / "meta.csv", [{"path": str(path), "timestamp": scenes((0, 0.4), (0.4, 0.8))}]
+    )
+    out = tmp_path / "out"
+    said = tool("pipeline.splitting.cut", table, "--save-dir", out, "--min_seconds=0.4").stdout
+    assert said.strip().splitlines()[-1].startswith("clips: 1 rows, 2 out in ")
+    clips = read_table(tmp_path / "meta_clips.csv")
+    assert [numbers_in(clip["path"]) for clip in clips] == [list(range(10)), list(range(10, 20))]

@@ -1,0 +1,239 @@
+"""Near-duplicates leave the table, the best of them stays, and nothing unrelated is touched."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from pipeline.datasets.deduplication import Deduplication, deduplicate
+from pipeline.errors import CallError
+from pipeline.run import RunOptions
+from tests import footage
+from tests.conftest import Tool, read_table, write_table
+
+Picture = np.ndarray
+Dedup = Callable[..., tuple[list[dict[str, str]], list[dict[str, str]]]]
+
+
+def scene(seed: int, count: int = 30) -> list[Picture]:
+    """Blobs and stripes of their own that move, unlike those of any other seed."""
+    rng = np.random.default_rng(seed)
+    ground = cv2.resize(rng.integers(0, 256, (6, 12, 3), np.uint8), (2 * footage.WIDTH, footage.HEIGHT))
+    for _ in range(12):
+        x, y, radius = rng.integers(0, (2 * footage.WIDTH, footage.HEIGHT, 60)).tolist()
+        cv2.circle(ground, (x, y), 10 + radius, rng.integers(0, 256, 3).tolist(), -1)
+    return [np.ascontiguousarray(ground[:, 3 * n : 3 * n + footage.WIDTH]) for n in range(count)]
+
+
+def brighter(pictures: Iterable[Picture]) -> list[Picture]:
+    return [np.clip(p.astype(int) * 1.15 + 15, 0, 255).astype(np.uint8) for p in pictures]
+
+
+def letterboxed(pictures: Iterable[Picture]) -> list[Picture]:
+    return [np.pad(p, ((40, 40), (0, 0), (0, 0))) for p in pictures]
+
+
+def scaled(pictures: Iterable[Picture], height: int, width: int) -> list[Picture]:
+    return [cv2.resize(p, (width, height), interpolation=cv2.INTER_AREA) for p in pictures]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A scene with four copies, another with one, two alone, three of no evidence, and a broken file."""
+    folder = tmp_path_factory.mktemp("copies")
+    first, second = scene(1), scene(2)
+    poor = ("-c:v", "libx264", "-crf", "36", "-preset", "veryfast", "-pix_fmt", "yuv420p")
+    footage.encode(folder / "first.mp4", scaled(first, 288, 384))
+    footage.encode(folder / "first_poor.mp4", first, codec=poor)
+    footage.encode(folder / "first_small.mkv", scaled(first, 120, 160))
+    footage.encode(folder / "first_bright.mp4", brighter(first))
+    footage.encode(folder / "first_boxed.mp4", letterboxed(first))
+    footage.encode(folder / "second.mp4", second)
+    footage.encode(folder / "second_small.webm", scaled(second, 180, 240), codec=("-c:v", "libvpx"))
+    footage.encode(folder / "third.mp4", scene(3))
+    footage.encode(folder / "fourth.mp4", scene(4))
+    black = np.zeros((240, 320, 3), np.uint8)
+    footage.encode(folder / "black.mp4", [black] * 30)
+    footage.encode(folder / "black_too.mp4", [black[:120, :160]] * 30)
+    footage.encode(folder / "grey.mp4", [black + 90] * 30)
+    (folder / "broken.mp4").write_bytes((folder / "third.mp4").read_bytes()[:2000])
+    return folder
+
+
+COPIES = {"first_poor.mp4", "first_small.mkv", "first_bright.mp4", "first_boxed.mp4", "second_small.webm"}
+
+
+@pytest.fixture(scope="module")
+def dedup(folder: Path) -> Dedup:
+    """Deduplicates rows and returns the survivors and the dropped; hashes are computed once for all."""
+
+    def run(
+        rows: list[dict[str, Any]], name: str = "meta", **how: Any
+    ) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+        table = write_table(folder / "tables" / f"{name}.csv", rows)
+        deduplicate([str(table)], Deduplication(**how), RunOptions())
+        dropped = table.with_name(f"{name}_dedup_dropped.csv")
+        return read_table(table.with_name(f"{name}_dedup.csv")), read_table(
+            dropped
+        ) if dropped.exists() else []
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [{"path": str(p), "text": p.stem} for p in sorted(folder.glob("*.*"))]
+
+
+def names(rows: Iterable[dict[str, str]]) -> set[str]:
+    return {Path(row["path"]).name for row in rows}
+
+
+def test_copies_are_dropped_and_nothing_else(dedup: Dedup, rows: list[dict[str, Any]], folder: Path) -> None:
+    kept, dropped = dedup(rows)
+    assert names(dropped) == COPIES
+    assert [row["path"] for row in kept] == [r["path"] for r in rows if Path(r["path"]).name not in COPIES]
+    assert [row["text"] for row in kept] == [Path(row["path"]).stem for row in kept]
+
+
+def test_the_dropped_table_names_the_twin_and_the_distance(dedup: Dedup, rows: list[dict[str, Any]]) -> None:
+    _, dropped = dedup(rows)
+    for row in dropped:
+        stem = Path(row["path"]).stem.split("_")[0]
+        assert Path(row["duplicate_of"]).name == f"{stem}.mp4"
+        assert 0 <= float(row["distance"]) <= 15
+        assert row["reason"] == f"duplicate of {row['duplicate_of']}, {row['distance']} bits"
+        assert row["text"] == Path(row["path"]).stem
+
+
+def test_black_and_flat_clips_are_no_evidence(dedup: Dedup, rows: list[dict[str, Any]]) -> None:
+    kept, _ = dedup(rows, threshold=64.0)
+    assert {"black.mp4", "black_too.mp4", "grey.mp4"} <= names(kept)
+
+
+def test_a_failed_file_stays_in_the_table_with_its_code(
+    dedup: Dedup, rows: list[dict[str, Any]], folder: Path
+) -> None:
+    kept, _ = dedup(rows, "failing")
+    broken = [row for row in kept if row["path"].endswith("broken.mp4")]
+    assert [row["error"] for row in broken] == ["dedup: corrupt"]
+    assert {row["error"] for row in kept if row not in broken} == {""}
+    failed = read_table(folder / "tables" / "failing_dedup_failed.csv")
+    assert [(Path(row["path"]).name, row["code"]) for row in failed] == [("broken.mp4", "corrupt")]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_order_of_the_rows_does_not_matter(dedup: Dedup, rows: list[dict[str, Any]], seed: int) -> None:
+    shuffled = [rows[i] for i in np.random.default_rng(seed).permutation(len(rows))]
+    expected, expected_dropped = dedup(rows)
+    kept, dropped = dedup(shuffled, "shuffled")
+    assert names(kept) == names(expected)
+    assert [row["path"] for row in kept] == [r["path"] for r in shuffled if r["path"] not in
+                                             {row["path"] for row in dropped}]  # fmt: skip
+    assert {row["path"]: row["duplicate_of"] for row in dropped} == {
+        row["path"]: row["duplicate_of"] for row in expected_dropped
+    }
+
+
+def test_the_largest_stays_or_the_first_or_the_longest(dedup: Dedup, folder: Path) -> None:
+    small, large = str(folder / "first_small.mkv"), str(folder / "first.mp4")
+    table = [{"path": small}, {"path": large}]
+    assert [row["path"] for row in dedup(table)[0]] == [large]
+    assert [row["path"] for row in dedup(table, keep="first")[0]] == [small]
+    longer = footage.encode(folder / "longer" / "a.mp4", scaled(scene(1, 31), 120, 160))
+    table = [{"path": large}, {"path": str(longer)}]
+    assert [row["path"] for row in dedup(table, keep="duration")[0]] == [str(longer)]
+    assert [row["path"] for row in dedup(table)[0]] == [large]
+
+
+def test_rows_of_one_file_share_its_fate(dedup: Dedup, folder: Path) -> None:
+    large, small = str(folder / "first.mp4"), str(folder / "first_small.mkv")
+    table = [
+        {"path": large, "text": "one caption"},
+        {"path": small, "text": "a"},
+        {"path": large, "text": "another caption"},
+        {"path": small, "text": "b"},
+    ]
+    kept, dropped = dedup(table)
+    assert [row["text"] for row in kept] == ["one caption", "another caption"]
+    assert [(row["text"], row["duplicate_of"]) for row in dropped] == [("a", large), ("b", large)]
+
+
+@pytest.mark.parametrize("method", ["dhash", "whash"])
+def test_other_hashes_find_the_plain_copies(dedup: Dedup, rows: list[dict[str, Any]], method: str) -> None:
+    _, dropped = dedup(rows, method, hash=method, threshold=10.0)
+    assert {"first_poor.mp4", "first_small.mkv", "second_small.webm"} <= names(dropped) <= COPIES
+
+
+def test_the_threshold_is_how_far_copies_may_be_apart(dedup: Dedup, rows: list[dict[str, Any]]) -> None:
+    _, dropped = dedup(rows)
+    distances = {Path(row["path"]).name: float(row["distance"]) for row in dropped}
+    furthest = max(distances, key=lambda name: distances[name])
+    assert distances[furthest] > 0
+    _, nearer = dedup(rows, threshold=distances[furthest] - 0.01)
+    assert names(nearer) == {name for name, bits in distances.items() if bits < distances[furthest]}
+
+
+def test_clips_of_one_frame_and_pictures_are_compared_too(dedup: Dedup, folder: Path) -> None:
+    first = scene(1)[0]
+    png = ("-c:v", "png")
+    sources = [
+        footage.encode(folder / "short" / "large.png", scaled([first], 480, 640), codec=png),
+        footage.encode(folder / "short" / "small.png", scaled([first], 120, 160), codec=png),
+        footage.encode(folder / "short" / "one_frame.mp4", [first]),
+        footage.encode(folder / "short" / "other.png", [scene(2)[0]], codec=png),
+    ]
+    kept, dropped = dedup([{"path": str(path)} for path in sources])
+    assert names(kept) == {"large.png", "other.png"}
+    assert names(dropped) == {"small.png", "one_frame.mp4"}
+
+
+def test_many_unrelated_clips_all_stay(dedup: Dedup, folder: Path) -> None:
+    sources = [
+        footage.encode(folder / "many" / f"{seed}.mp4", scaled(scene(seed, 10), 120, 160))
+        for seed in range(100, 124)
+    ]
+    kept, dropped = dedup([{"path": str(path)} for path in sources])
+    assert (len(kept), dropped) == (24, [])
+
+
+def test_the_command_says_what_it_dropped(tool: Tool, folder: Path, tmp_path: Path) -> None:
+    table = write_table(
+        tmp_path / "meta.csv", [{"path": str(folder / name)} for name in ("first.mp4", "first_poor.mp4")]
+    )
+    before = table.read_bytes()
+    said = tool("pipeline.datasets.deduplication", table, "--threshold", 12).stdout
+    assert "2 rows, 1 out, 1 dropped (1 duplicate)" in said.splitlines()[-1]
+    assert table.read_bytes() == before
+    assert names(read_table(tmp_path / "meta_dedup.csv")) == {"first.mp4"}
+
+
+def test_a_missing_table_is_a_wrong_call(tmp_path: Path) -> None:
+    with pytest.raises(CallError, match=r"nowhere\.csv"):
+        deduplicate([str(tmp_path / "nowhere.csv")], Deduplication(), RunOptions())
+
+
+# --- real files --------------------------------------------------------------------------------
+
+
+def test_of_real_clips_copies_are_found_and_related_ones_are_not(media: Path, tmp_path: Path) -> None:
+    truth = json.loads((media / "dups" / "truth.json").read_text())
+    group = {m["file"]: g["group"] for g in truth["groups"] for m in g["members"]}
+    rows = [{"path": str(path)} for path in sorted((media / "dups").glob("*.[mw]*"))]
+    table = write_table(tmp_path / "meta.csv", rows)
+    deduplicate([str(table)], Deduplication(), RunOptions())
+    dropped = read_table(tmp_path / "meta_dedup_dropped.csv")
+    merged = [(Path(row["path"]).name, Path(row["duplicate_of"]).name) for row in dropped]
+    assert [
+        pair for pair in merged if group.get(pair[0]) is None or group[pair[0]] != group.get(pair[1])
+    ] == []
+    expected = {m["file"] for g in truth["groups"] for m in g["members"] if m.get("difficulty") == "easy"}
+    assert expected <= names(dropped) | {Path(row["duplicate_of"]).name for row in dropped}
+    for name in set(group.values()):
+        assert len({twin for _, twin in merged if group[twin] == name}) == 1
