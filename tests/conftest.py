@@ -85,12 +85,14 @@ def tool() -> Tool:
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
-    """Write rows as a CSV, its columns in the order of the first row."""
+    """Write rows as a CSV, its columns in the order of the first row; rows that hold a CR in quotes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        plain = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        quoted = csv.DictWriter(file, list(rows[0]), lineterminator="\n", quoting=csv.QUOTE_ALL)
+        plain.writeheader()
+        for row in rows:
+            (quoted if any("\r" in str(cell) for cell in row.values()) else plain).writerow(row)
     return path
 
 
