@@ -11,6 +11,7 @@ import errno
 import os
 import stat
 import threading
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -69,6 +70,7 @@ CONTAINER_OPTIONS: Final = {
 EVERY_FRAME: Final = object()
 
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+warnings.simplefilter("error", Image.DecompressionBombWarning)  # Pillow fails only at twice as many
 av.logging.set_level(av.logging.PANIC)
 
 
@@ -88,6 +90,8 @@ class MediaInfo:
             stream of the container starts.
         has_times: whether the stream has time stamps; else frames are timed by the nominal rate.
         key_frames: [K] indices of the shown frames from which decoding can begin.
+        can_seek: whether it can begin at them at all; not where a stream is refreshed gradually,
+            some lines of every picture at a time, and FFmpeg calls the first of those a key frame.
     """
 
     path: str
@@ -105,6 +109,7 @@ class MediaInfo:
     is_image: bool = False
     has_times: bool = True
     key_frames: np.ndarray = field(default_factory=lambda: np.zeros(1, int))
+    can_seek: bool = True
 
     def at(self, *positions: float) -> list[float]:
         """Seconds of the frames at relative positions from 0 to 1, for example 0.1, 0.5, 0.9."""
@@ -312,7 +317,7 @@ class Media:
                 self._image = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
         except UnidentifiedImageError:
             return None
-        except Image.DecompressionBombError as error:
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise MediaError("too_large", str(error)) from error
         except (OSError, ValueError, SyntaxError, EOFError) as error:
             raise MediaError("decode_error", str(error)) from error
@@ -335,6 +340,11 @@ class Media:
         picture = next((picture for picture, _ in self._decode(None)), None)
         if picture is None:
             raise MediaError("decode_error", "no frame decodes")
+        # Only in H.264 does FFmpeg call the beginning of a gradual refresh a key frame.
+        second_key = self._packets.key_frames[1 : 2 if codec == "h264" else 1]
+        can_seek = not len(second_key) or any(True for _ in self._decode(second_key))
+        if not can_seek:
+            self._packets.join_groups()
         turn = round(picture.rotation / 90) * 90 % 360
         height, width = picture.height, picture.width
         if turn % 180:
@@ -346,6 +356,7 @@ class Media:
             pixel_aspect=aspect, has_audio=has_audio, size_bytes=self._status.st_size,
             start_seconds=self._packets.start_seconds - container_start,
             has_times=self._packets.stamps is not None, key_frames=self._packets.key_frames,
+            can_seek=can_seek,
         )  # fmt: skip
 
     def frames(self, wanted: Iterable[int] | None = None) -> Iterator[Frame]:
@@ -375,7 +386,9 @@ class Media:
             for position, packet in enumerate(_demux(container, stream)):
                 if position in packets.group_at:
                     group = packets.group_at[position]
-                    if feeding and not pick.needs(group):
+                    # A closed group is begun anew even when all is decoded: where one is damaged, what
+                    # the decoder fills in must not depend on which other frames are wanted.
+                    if feeding and not (pick.needs(group) and group in packets.open_groups):
                         yield from pick(_decoded(context, None))
                         context.flush_buffers()
                     feeding = pick.needs(group)
@@ -403,13 +416,20 @@ class _Packets:
         start_seconds: presentation time of the first one.
         group_at: from the position of a key packet in the file to the number of its group.
         first_group, group: [count] where decoding must begin for a frame, and where it lies.
+        open_groups: those with a frame that needs the group before too.
         key_frames: indices of the shown frames that are key frames.
         stamps: [count] time stamps, rising; None where the stream has none that can be trusted,
             in which case frames are counted and timed by the nominal rate.
     """
 
     def __init__(self, container: InputContainer, stream: VideoStream, nominal_rate: float) -> None:
-        packets = [(p.pts, p.is_keyframe, p.is_discard, p.duration or 0) for p in _demux(container, stream)]
+        packets = []
+        cut_off = False
+        for p in _demux(container, stream):
+            packets.append((p.pts, p.is_keyframe, p.is_discard, p.duration or 0))
+            cut_off = p.is_corrupt
+        if cut_off:  # the file ends in the middle of its last packet
+            packets.pop()
         if not packets:
             raise MediaError("no_frames")
         tick = float(stream.time_base or 0)
@@ -420,17 +440,24 @@ class _Packets:
         self.stamps: np.ndarray | None = None
         self.start_seconds = 0.0
         self.key_frames = np.zeros(1, int)
+        self.open_groups: frozenset[int] = frozenset()
         if tick and None not in stamps and len(set(stamps)) == len(stamps):
             self._by_stamps(shown, keys, packets, tick)
         else:
             self.count = len(packets)
-            self.group_at = {0: 0}
-            self.first_group = self.group = np.zeros(self.count, int)
+            self.join_groups()
             rate = nominal_rate or 25.0
             self.seconds = np.arange(self.count) / rate
             self.duration = self.count / rate
         if not self.count:
             raise MediaError("decode_error", "no frame is shown")
+
+    def join_groups(self) -> None:
+        """Have every frame decoded from the beginning of the file."""
+        self.group_at = {0: 0}
+        self.first_group = self.group = np.zeros(self.count, int)
+        self.key_frames = np.zeros(1, int)
+        self.open_groups = frozenset()
 
     def _by_stamps(
         self, shown: list[int], keys: np.ndarray, packets: list[tuple[Any, ...]], tick: float
@@ -447,6 +474,7 @@ class _Packets:
         decodable = ~(leading & (group == 0))
         self.stamps, self.group = stamps[decodable], group[decodable]
         self.first_group = self.group - leading[decodable]
+        self.open_groups = frozenset(self.group[leading[decodable]].tolist())
         self.count = len(self.stamps)
         self.key_frames = np.flatnonzero(np.isin(positions[decodable], keys))
         if self.count:

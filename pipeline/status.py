@@ -62,6 +62,16 @@ class Status:
         text = f"{self.tool}: {', '.join(parts)} in {self.seconds:.1f} s -> {self.output}"
         return f"{text}\n{self.message}" if self.message else text
 
+    def judge(self, max_failed: float) -> None:
+        """Make exit code 3 of more failures than are allowed, as a share of all that was tried."""
+        tried = self.scored + self.failed_rows
+        if tried and self.failed_rows / tried > max_failed:
+            self.exit_code = errors.TOO_MANY_FAILED
+            self.message = (
+                f"{self.failed_rows} of {tried} failed, more than --max_failed {max_failed:g} allows; "
+                f"see {meta.sidecar(self.output, 'failed')}"
+            )
+
     @property
     def path(self) -> Path:
         """Where write() puts it: `<output stem>_status.json`."""

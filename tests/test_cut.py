@@ -20,6 +20,9 @@ from pipeline.splitting.cut import Cutting, cut
 from tests import footage
 from tests.conftest import Tool, read_table, write_table
 
+NAMES = ["with space.mp4", "a'b\"c.mp4", "new\nline.mp4", "-dash.mp4", "%d.mp4", "a:b,c|d.mp4", "$(touch x).mp4",
+         "a.b.c.mp4", "noext", "été\u0301.mp4", "NA.mp4", "n" * 251 + ".mp4", "n" * 250 + "m.mp4"]  # fmt: skip
+
 
 def stamp(seconds: float) -> str:
     """HH:MM:SS.mmm, cut to milliseconds as tables hold it."""
@@ -47,7 +50,8 @@ class Cut:
 
     def again(self) -> None:
         """Run the same command."""
-        self.status = cut([str(self._table)], self._cutting, RunOptions())
+        workers = 2 if len(read_table(self._table)) > len(NAMES) else 1
+        self.status = cut([str(self._table)], self._cutting, RunOptions(num_workers=workers))
 
     def _read(self, name: str) -> list[dict[str, str]]:
         path = self.folder / name
@@ -285,10 +289,6 @@ def test_a_picture_goes_through_uncut(mixed: Cut) -> None:
     assert (picture["timestamp"], picture["clip_start"], picture["clip_end"]) == ("[]", "", "")
 
 
-NAMES = ["with space.mp4", "a'b\"c.mp4", "new\nline.mp4", "-dash.mp4", "%d.mp4", "a:b,c|d.mp4", "$(touch x).mp4",
-         "a.b.c.mp4", "noext", "été\u0301.mp4", "NA.mp4", "n" * 251 + ".mp4", "n" * 250 + "m.mp4"]  # fmt: skip
-
-
 def test_any_name_of_a_file_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     data = footage.numbered(tmp_path / "a.mp4", 3).read_bytes()
@@ -361,13 +361,7 @@ def loudness(path: str) -> np.ndarray:
     return np.abs(wave[: len(wave) // 1000 * 1000]).reshape(-1, 1000).max(axis=1)
 
 
-def test_sound_is_left_out_unless_it_is_asked_for(tmp_path: Path) -> None:
-    loud = footage.with_sound(footage.numbered(tmp_path / "silent.mp4", 5), tmp_path / "loud.mp4")
-    done = Cut(tmp_path, [{"path": str(loud), "timestamp": scenes((0, 9))}])
-    assert not Media(done.clips[0]["path"]).info.has_audio
-
-
-def test_sizes_shrink_borders_go_and_pixels_become_square(tmp_path: Path) -> None:
+def test_sizes_shrink_borders_go_pixels_become_square_and_sound_is_left_out(tmp_path: Path) -> None:
     def letterboxed(number: int) -> np.ndarray:
         return np.pad(footage.picture(number), ((40, 40), (0, 0), (0, 0)))
 
@@ -379,6 +373,7 @@ def test_sizes_shrink_borders_go_and_pixels_become_square(tmp_path: Path) -> Non
         "turned": footage.turned(tmp_path / "turned.mp4", 90).path,
         "wide": footage.numbered(tmp_path / "wide.mp4", 5, "-vf", "setsar=2/1"),
     }
+    sources["loud"] = footage.with_sound(sources["large"], tmp_path / "loud.mp4")
     rows = [{"path": str(path), "timestamp": scenes((0, 0.2))} for path in sources.values()]
     done = Cut(tmp_path, rows, shorter_size=120, crop_borders=True)
     assert done.failed == []
@@ -386,8 +381,15 @@ def test_sizes_shrink_borders_go_and_pixels_become_square(tmp_path: Path) -> Non
     sizes = dict(zip(sources, [(info.height, info.width) for info in infos], strict=True))
     boxed = sizes.pop("boxed")
     assert boxed == pytest.approx((120, 160), abs=4)
-    assert sizes == {"large": (120, 160), "small": (102, 136), "turned": (120, 160), "wide": (120, 320)}
+    assert sizes == {
+        "large": (120, 160),
+        "small": (102, 136),
+        "turned": (120, 160),
+        "wide": (120, 320),
+        "loud": (120, 160),
+    }
     assert {info.pixel_aspect for info in infos} == {1.0}
+    assert not any(info.has_audio for info in infos)
     assert [numbers_in(clip["path"]) for clip in done.clips] == [list(range(5))] * len(sources)
 
 

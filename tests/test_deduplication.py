@@ -15,7 +15,7 @@ from pipeline.datasets.deduplication import Deduplication, deduplicate
 from pipeline.errors import CallError
 from pipeline.run import RunOptions
 from tests import footage
-from tests.conftest import Tool, read_table, write_table
+from tests.conftest import read_table, write_table
 
 Picture = np.ndarray
 Dedup = Callable[..., tuple[list[dict[str, str]], list[dict[str, str]]]]
@@ -77,7 +77,7 @@ def dedup(folder: Path) -> Dedup:
         rows: list[dict[str, Any]], name: str = "meta", **how: Any
     ) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
         table = write_table(folder / "tables" / f"{name}.csv", rows)
-        deduplicate([str(table)], Deduplication(**how), RunOptions())
+        deduplicate([str(table)], Deduplication(**how), RunOptions(num_workers=1))
         dropped = table.with_name(f"{name}_dedup_dropped.csv")
         return read_table(table.with_name(f"{name}_dedup.csv")), read_table(
             dropped
@@ -203,15 +203,24 @@ def test_many_unrelated_clips_all_stay(dedup: Dedup, folder: Path) -> None:
     assert (len(kept), dropped) == (24, [])
 
 
-def test_the_command_says_what_it_dropped(tool: Tool, folder: Path, tmp_path: Path) -> None:
-    table = write_table(
-        tmp_path / "meta.csv", [{"path": str(folder / name)} for name in ("first.mp4", "first_poor.mp4")]
-    )
+def test_the_last_line_counts_and_the_input_is_untouched(folder: Path, tmp_path: Path) -> None:
+    rows = [{"path": str(folder / name)} for name in ("first.mp4", "first_poor.mp4")]
+    table = write_table(tmp_path / "meta.csv", rows)
     before = table.read_bytes()
-    said = tool("pipeline.datasets.deduplication", table, "--threshold", 12).stdout
-    assert "2 rows, 1 out, 1 dropped (1 duplicate)" in said.splitlines()[-1]
+    status = deduplicate([str(table)], Deduplication(), RunOptions())
+    assert "2 rows, 1 out, 1 dropped (1 duplicate)" in status.line()
     assert table.read_bytes() == before
     assert names(read_table(tmp_path / "meta_dedup.csv")) == {"first.mp4"}
+
+
+def test_more_failures_than_allowed_end_with_3_and_the_whole_table(folder: Path, tmp_path: Path) -> None:
+    rows = [{"path": str(folder / "first.mp4")}, {"path": str(tmp_path / "gone.mp4")}]
+    table = write_table(tmp_path / "meta.csv", rows)
+    assert deduplicate([str(table)], Deduplication(), RunOptions(max_failed=0.5)).exit_code == 0
+    status = deduplicate([str(table)], Deduplication(), RunOptions(max_failed=0.4))
+    assert status.exit_code == 3
+    assert "1 of 2 failed" in status.message
+    assert len(read_table(tmp_path / "meta_dedup.csv")) == 2
 
 
 def test_a_missing_table_is_a_wrong_call(tmp_path: Path) -> None:

@@ -247,6 +247,7 @@ def deduplicate(tables: Sequence[str], how: Deduplication, options: RunOptions) 
         counts = pd.Series(codes[codes != ""]).value_counts()
         status.failed = {f"{scorer.name}: {code}": int(n) for code, n in counts.items()}
         status.dropped = {"duplicate": int(rows.sum())} if rows.any() else {}
+        status.judge(options.max_failed)
     return status
 
 

@@ -27,11 +27,7 @@ import pandas as pd
 from pipeline import ffmpeg, meta
 from pipeline.cli import Parser, run_main
 from pipeline.config import option
-from pipeline.errors import (
-    CallError,
-    MediaError,
-    storing,
-)
+from pipeline.errors import CallError, ConfigError, MediaError, storing
 from pipeline.log import Progress
 from pipeline.media import Media, MediaInfo, fit
 from pipeline.run import GIB, RunOptions, write_sidecar
@@ -45,8 +41,11 @@ from scoring.inference import SCORERS
 from scoring.quality.scorer import BorderFinder, Borders
 
 CLIPS_PER_TASK = 8
+MAX_CLIPS_PER_SOURCE = 100_000  # two days in clips of two seconds; more is a mistake
 MAX_CLIP_BYTES = 2_000_000_000
 BORDER_FRAMES = 8
+SPARE_SECONDS = 1.0  # read beyond the end of a clip, for sound and packets that are out of order
+GROUPS_AHEAD = (1, 3)  # of pictures, from which a clip is read before the whole file is
 CODERS = {
     "libx264": ("-c:v", "libx264", "-crf", "{crf}", "-preset", "{preset}"),
     "libopenh264": ("-c:v", "libopenh264", "-b:v", "4M"),
@@ -71,6 +70,11 @@ class Cutting:
     preset: str = option("veryfast", "speed of libx264", choices=PRESETS)
     crop_borders: bool = option(False, "cut black borders off")
     keep_audio: bool = option(False, "keep the first sound stream, as AAC")
+
+    def __post_init__(self) -> None:
+        least, most = self.min_seconds, self.max_seconds
+        if least is not None and most is not None and least > most:
+            raise ConfigError(f"min_seconds {least:g} is more than max_seconds {most:g}")
 
 
 @dataclass(frozen=True)
@@ -144,45 +148,79 @@ class CutJob:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name[-120:]}.part")
         try:
-            ffmpeg.run(self._arguments(media, first, stop, partial))
-            self._check(info, first, stop, partial)
+            self._write(media, first, stop, partial)
             with open(partial, "rb") as file:
                 os.fsync(file.fileno())
             os.replace(partial, target)
         finally:
             partial.unlink(missing_ok=True)
         status = target.stat()
-        end = float(info.frame_seconds[stop]) if stop < len(info.frame_seconds) else info.duration
-        return Made(status.st_size, status.st_mtime_ns, float(info.frame_seconds[first]), end)
+        begin = float(info.frame_seconds[first])
+        end = begin + seconds_of(info, first, stop)
+        return Made(status.st_size, status.st_mtime_ns, begin, end)
 
-    def _arguments(self, media: Media, first: int, stop: int, partial: Path) -> list[str]:
-        info, cutting = media.info, self.cutting
-        real = os.path.realpath(info.path)
+    def _write(self, media: Media, first: int, stop: int, partial: Path) -> None:
+        """Write the frames [first, stop), reading from a little ahead of them, else from further ahead.
+
+        Which frames are kept is decided by their times, not by where FFmpeg's seeking ends up: in
+        some containers (MPEG-TS) that is too late, and then frames are missing.
+        """
+        picture = self._picture(media, first, stop)
+        starts = seek_positions(media.info, first)
+        for last_chance, begin in zip([*[False] * (len(starts) - 1), True], starts, strict=True):
+            try:
+                ffmpeg.run(self._arguments(media.info, first, stop, begin, picture, partial))
+                self._check(media.info, first, stop, partial)
+                return
+            except MediaError:
+                if last_chance:
+                    raise
+
+    def _arguments(
+        self, info: MediaInfo, first: int, stop: int, begin: float | None, picture: str, partial: Path
+    ) -> list[str]:
+        cutting = self.cutting
         # One thread each: the workers use the cores, and x264's output depends on its threads.
         arguments = [*ffmpeg.SAFE_INPUT, "-threads", "1"]
+        start, end = bounds(info, first, stop)
         if info.has_times:
-            start, seconds = span(info, first, stop)
-            arguments += ["-ss", f"{start:.6f}", "-t", f"{seconds:.6f}"]
+            arguments += ["-copyts", "-start_at_zero"]
+            arguments += ["-ss", f"{begin:.6f}"] if begin is not None else []
+            arguments += ["-t", f"{end - (begin or 0.0) + SPARE_SECONDS:.6f}"]
         # Where the size changes in mid-stream FFmpeg would start its filters anew, and count from 0.
         arguments += ["-reinit_filter", "0"]
-        arguments += ["-i", f"file:{real}", "-map", "0:V:0", "-sn", "-dn"]
-        arguments += ["-map", "0:a:0?", "-c:a", "aac"] if cutting.keep_audio else ["-an"]
+        arguments += ["-i", f"file:{os.path.realpath(info.path)}", "-map", "0:V:0", "-sn", "-dn"]
+        if cutting.keep_audio and info.has_audio:
+            arguments += ["-map", "0:a:0", "-c:a", "aac"]
+            if cutting.encoder != "copy" and info.has_times:
+                zero = float(info.frame_seconds[first]) + info.start_seconds
+                arguments += ["-af", f"atrim={start:.6f}:{end:.6f},asetpts=PTS-{zero:.6f}/TB"]
+        else:
+            arguments += ["-an"]
         arguments += ["-map_metadata", "-1", "-map_chapters", "-1"]
         if cutting.encoder == "copy":
+            start = after_key_before(info, first)
+            arguments += ["-ss", f"{start:.6f}", "-t", f"{end - start:.6f}"]
             arguments += ["-c:v", "copy", "-avoid_negative_ts", "make_zero"]
         else:
-            borders = self._borders(media, first, stop)
             settings = {"crf": cutting.crf, "preset": cutting.preset}
             arguments += [part.format(**settings) for part in CODERS[cutting.encoder]]
-            picture = picture_filter(info, cutting, borders)
-            if not info.has_times:  # nothing to seek by: count the frames
-                picture = f"select=between(n\\,{first}\\,{stop - 1}),setpts=N/({info.fps}*TB),{picture}"
             arguments += ["-threads", "1", "-pix_fmt", "yuv420p", "-vf", picture]
             if cutting.target_fps is None:
                 arguments += ["-fps_mode", "passthrough", "-enc_time_base", "demux"]
                 arguments += ["-frames:v", str(stop - first)]
         arguments += ["-fs", str(MAX_CLIP_BYTES), "-movflags", "+faststart", "-f", "mp4", "-y"]
         return [*arguments, f"file:{partial.absolute()}"]
+
+    def _picture(self, media: Media, first: int, stop: int) -> str:
+        """FFmpeg's filter from the decoded frames to those of the clip."""
+        info = media.info
+        start, end = bounds(info, first, stop)
+        if info.has_times:
+            chosen = f"trim={start:.6f}:{end:.6f},setpts=PTS-STARTPTS"
+        else:  # nothing to tell them by: count the frames
+            chosen = f"select=between(n\\,{first}\\,{stop - 1}),setpts=N/({info.fps}*TB)"
+        return f"{chosen},{picture_filter(info, self.cutting, self._borders(media, first, stop))}"
 
     def _borders(self, media: Media, first: int, stop: int) -> Borders:
         finder = BorderFinder()
@@ -194,9 +232,8 @@ class CutJob:
     def _check(self, info: MediaInfo, first: int, stop: int, partial: Path) -> None:
         made = Media(str(partial)).info
         asked, frames = stop - first, len(made.frame_seconds)
-        _, seconds = span(info, first, stop)
         if self.cutting.target_fps is not None:
-            asked = max(1, round(seconds * self.cutting.target_fps))
+            asked = max(1, round(seconds_of(info, first, stop) * self.cutting.target_fps))
         allowed = max(2, asked // 50) if self.cutting.encoder == "copy" or self.cutting.target_fps else 0
         if frames < asked - allowed:
             raise MediaError("partial", f"{frames} of {asked} frames were written")
@@ -211,17 +248,41 @@ def frames_between(info: MediaInfo, start: float, end: float) -> tuple[int, int]
     return int(first), int(stop)
 
 
-def span(info: MediaInfo, first: int, stop: int) -> tuple[float, float]:
-    """Where to seek on FFmpeg's clock, and how long to read, to get exactly those frames.
+def seconds_of(info: MediaInfo, first: int, stop: int) -> float:
+    """How long the frames [first, stop) are shown."""
+    end = info.frame_seconds[stop] if stop < len(info.frame_seconds) else info.duration
+    return float(end - info.frame_seconds[first])
 
-    Half the gap before a frame is left, so that no rounding of time stamps lets a neighbour in.
+
+def bounds(info: MediaInfo, first: int, stop: int) -> tuple[float, float]:
+    """Times on FFmpeg's clock between which the frames [first, stop) begin, and no other.
+
+    Half way to their neighbours, so that no rounding of time stamps lets one in or leaves one out.
     """
+    gaps = [seconds_of(info, i, i + 1) if i >= 0 else 1.0 for i in (first - 1, stop - 1)]
+    before, after = (max(gap, 1e-3) / 2 for gap in gaps)
+    seconds = info.frame_seconds + info.start_seconds
+    return float(seconds[first] - before), float(seconds[stop - 1] + after)
+
+
+def after_key_before(info: MediaInfo, key: int) -> float:
+    """A time on FFmpeg's clock from which a copy begins at that key frame and at no earlier one.
+
+    A copy goes by the times of decoding, which are ahead of those of showing: hence half way.
+    """
+    before = info.key_frames[info.key_frames < key]
     seconds = info.frame_seconds
-    start = float(seconds[first])
-    end = float(seconds[stop]) if stop < len(seconds) else info.duration
-    last_gap = end - float(seconds[stop - 1])
-    begin = math.floor((start + info.start_seconds) * 1e6) / 1e6
-    return max(0.0, begin), end - start - min(last_gap / 2, 0.001)
+    middle = (seconds[before[-1]] + seconds[key]) / 2 if len(before) else seconds[key] - 1.0
+    return float(middle + info.start_seconds)
+
+
+def seek_positions(info: MediaInfo, first: int) -> list[float | None]:
+    """Where to begin reading for a frame, nearest first; None is the beginning of the file."""
+    if not (info.has_times and info.can_seek):
+        return [None]
+    keys = info.key_frames[info.key_frames <= first]
+    nearest = [int(keys[-back]) for back in GROUPS_AHEAD if back < len(keys)]
+    return [*(float(info.frame_seconds[key]) + info.start_seconds for key in nearest), None]
 
 
 def picture_filter(info: MediaInfo, cutting: Cutting, borders: Borders) -> str:
@@ -250,7 +311,7 @@ def picture_filter(info: MediaInfo, cutting: Cutting, borders: Borders) -> str:
 
 # --- what is to be cut -------------------------------------------------------------------------
 
-_TIME = re.compile(r"(\d{1,4}):([0-5]?\d):([0-5]?\d(?:\.\d{1,9})?)")
+_TIME = re.compile(r"(\d{1,4}):([0-5]?\d):([0-5]?\d(?:\.\d{1,9})?)", re.ASCII)
 
 
 def parse_timestamp(cell: str) -> list[tuple[float, float]]:
@@ -306,6 +367,7 @@ def _plan(frame: pd.DataFrame, cutting: Cutting) -> _Plan:
                 plan.dropped.append((row, None, None, f"timestamp: {code or 'not run'}"))
                 continue
             spans = parse_timestamp(cell)
+            _check_number(spans, cutting)
             stem = stems[row]
             if isinstance(stem, MediaError):
                 raise stem
@@ -317,6 +379,13 @@ def _plan(frame: pd.DataFrame, cutting: Cutting) -> _Plan:
         for number, scene in enumerate(spans):
             _plan_scene(plan, row, f"{stem}_scene-{number}", scene, cutting)
     return plan
+
+
+def _check_number(spans: Sequence[tuple[float, float]], cutting: Cutting) -> None:
+    pieces = [(end - start) / (cutting.max_seconds or math.inf) for start, end in spans]
+    clips = sum(max(1, math.ceil(count)) for count in pieces)
+    if clips > MAX_CLIPS_PER_SOURCE:
+        raise MediaError("bad_value", f"timestamp asks for {clips} clips")
 
 
 def _plan_scene(plan: _Plan, row: int, name: str, scene: tuple[float, float], cutting: Cutting) -> None:
@@ -394,6 +463,7 @@ def cut(tables: Sequence[str], cutting: Cutting, options: RunOptions) -> Status:
         cells = Store(output.parent).verdicts_of("cut", meaning, ("made",))
         results = _cut_all(frame, plan, cutting, options, cells)
         _write(frame, plan, results, cutting, status)
+        status.judge(options.max_failed)
         cells.compact()
     return status
 
