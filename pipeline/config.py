@@ -19,14 +19,16 @@ from typing import Any, TypeVar
 
 import pydantic
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic.fields import FieldInfo
 
 from pipeline.errors import ConfigError, one_line
 
 T = TypeVar("T")
 MAX_ALIASES = 100
+MAX_SIZE = 1 << 18  # values and letters of a config with everything filled in
+_REFERENCE = re.compile(r"\$\{([^${}]*)\}")
+#: Octal, or base 60, to YAML 1.1 only.
+_ODD_NUMBER = re.compile(r"[-+]?0[\d_]*\d$|.*:")
 #: A number to every reader but YAML 1.1, which wants a dot and a signed exponent.
 _LOOKS_LIKE_FLOAT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
@@ -108,10 +110,7 @@ def _config_error(error: pydantic.ValidationError, where: str) -> ConfigError:
     given = first["input"]
     message = first["msg"].lower()
     if isinstance(given, str) and _LOOKS_LIKE_FLOAT.fullmatch(given):
-        message += (
-            f"; YAML reads {given} as text, write {float(given)!r}" if "." in repr(float(given)) else ""
-        )
-        message += f" (or {_yaml_float(given)})"
+        message += f"; YAML reads {given} as text, write {_yaml_float(given)}"
     return ConfigError(f"{place}: {one_line(repr(given), 60)}: {message}")
 
 
@@ -156,14 +155,11 @@ def load(path: str | os.PathLike[str], changes: Sequence[str] = ()) -> dict[str,
     for change in changes:
         _change(raw, change)
     try:
-        resolved = OmegaConf.to_container(OmegaConf.create(_with_folder(raw)), resolve=True)
-    except OmegaConfBaseException as error:
-        key = f" at `{error.full_key}`" if getattr(error, "full_key", None) else ""
-        raise ConfigError(f"{path}{key}: {str(error).splitlines()[0]}") from error
+        return typing.cast(dict[str, Any], _Filling(raw).fill(raw))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
     except RecursionError as error:
         raise ConfigError(f"{path}: a value refers to itself") from error
-    assert isinstance(resolved, dict)
-    return typing.cast(dict[str, Any], resolved)
 
 
 def _change(config: dict[str, Any], change: str) -> None:
@@ -172,10 +168,11 @@ def _change(config: dict[str, Any], change: str) -> None:
         raise ConfigError(f"{one_line(change)}: write it as key.key=value")
     *sections, key = place.split(".")
     for section in sections:
-        inner = config.setdefault(section, {})
-        if not isinstance(inner, dict):
+        if config.get(section) is None:
+            config[section] = {}
+        config = config[section]
+        if not isinstance(config, dict):
             raise ConfigError(f"{one_line(change)}: {section} holds no keys")
-        config = inner
     try:
         value = yaml.load(text, _Loader)
     except (yaml.YAMLError, ConfigError):
@@ -183,17 +180,66 @@ def _change(config: dict[str, Any], change: str) -> None:
     config[key] = value if isinstance(value, bool | int | float | list | None) else text
 
 
-def _with_folder(value: Any) -> Any:
-    """The ancestor's `$(pwd)` in every text."""
-    if isinstance(value, dict):
-        return {key: _with_folder(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_with_folder(inner) for inner in value]
-    if isinstance(value, str) and "$(" in value:
-        value = value.replace("$(pwd)", os.getcwd())
-        if "$(" in value:
-            raise ConfigError(f"{one_line(value)}: only $(pwd) and ${{key.key}} are filled in")
-    return value
+class _Filling:
+    """Fills in `${a.b}`, and `$(pwd)`, the ancestor's name of the current folder.
+
+    What is referred to may refer on, and YAML's aliases share what they name, so a few lines could
+    stand for billions of values: what is filled in is counted.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._config = config
+        self._size = 0
+        self._open: list[str] = []
+
+    def fill(self, value: Any, place: str = "") -> Any:
+        """`value` with everything filled in; `place` is its dotted name, for messages."""
+        self._size += 1 + (len(value) if isinstance(value, str) else 0)
+        if self._size > MAX_SIZE:
+            raise ConfigError(f"`{place}`: filled in, the config has more than {MAX_SIZE} values and letters")
+        if isinstance(value, dict):
+            return {key: self.fill(inner, _place(place, str(key))) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [self.fill(inner, _place(place, str(n))) for n, inner in enumerate(value)]
+        if isinstance(value, str) and "$" in value:
+            return self._text(value, place)
+        return value
+
+    def _text(self, text: str, place: str) -> Any:
+        plain = _REFERENCE.sub("", text).replace("$(pwd)", "")
+        if "$(" in plain or "${" in plain:
+            raise ConfigError(
+                f"`{place}`: {one_line(text)}: only $(pwd) and ${{key.key}} are filled in, nothing is run"
+            )
+        if whole := _REFERENCE.fullmatch(text):
+            return self._referred(whole[1].strip(), place)
+        parts = _REFERENCE.split(text)  # text, name, text, name, ..., text
+        for at, part in enumerate(parts):
+            if at % 2 == 0:
+                parts[at] = part.replace("$(pwd)", os.getcwd())
+                continue
+            value = self._referred(part.strip(), place)
+            if value is None or isinstance(value, dict | list):
+                raise ConfigError(f"`{place}`: ${{{part}}} is no text or number to put into {one_line(text)}")
+            parts[at] = str(value)
+        return "".join(parts)
+
+    def _referred(self, name: str, place: str) -> Any:
+        if name in self._open:
+            raise ConfigError(f"`{place}`: ${{{name}}} refers to itself")
+        self._open.append(name)
+        value: Any = self._config
+        for part in name.split("."):
+            if isinstance(value, str):  # that refers to a section
+                value = self.fill(value, place)
+            if not isinstance(value, dict) or part not in value:
+                near = difflib.get_close_matches(part, value, 1) if isinstance(value, dict) else []
+                hint = f"; did you mean `{near[0]}` for `{part}`?" if near else ""
+                raise ConfigError(f"`{place}`: ${{{name}}} refers to nothing{hint}")
+            value = value[part]
+        value = self.fill(value, name)
+        self._open.pop()
+        return value
 
 
 def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -227,6 +273,23 @@ class _Loader(yaml.SafeLoader):
                 raise ConfigError(f"line {key_node.start_mark.line + 1}: key `{key}` is given twice")
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+def _plain_number(loader: _Loader, node: yaml.ScalarNode) -> int | float:
+    """A number as people write it: `010` would be 8 and `12:30:45` 45045."""
+    number = (
+        loader.construct_yaml_int(node) if node.tag.endswith(":int") else loader.construct_yaml_float(node)
+    )
+    if _ODD_NUMBER.match(node.value):
+        line = node.start_mark.line + 1
+        raise ConfigError(
+            f"line {line}: YAML reads {node.value} as {number}; put it in quotes or write {number}"
+        )
+    return number
+
+
+for _kind in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _plain_number)
 
 
 def optional_type(hint: Any) -> Any:

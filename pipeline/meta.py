@@ -8,8 +8,10 @@ came in. The empty string is the only missing value. A Parquet file keeps its ow
 from __future__ import annotations
 
 import csv
+import errno
 import glob
 import io
+import itertools
 import os
 import secrets
 import socket
@@ -18,7 +20,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import pandas as pd
@@ -32,7 +34,10 @@ from pipeline.errors import MetaError, one_line, storing
 EXTENSIONS = (".csv", ".parquet")
 TEXT = pd.ArrowDtype(pa.large_string())
 BLOCK_BYTES = 8 << 20
-ROWS_PER_WRITE = 1 << 16
+# Arrow's own allocators keep what they once had; a table is large, and often the only one.
+pa.set_memory_pool(pa.system_memory_pool())
+ROWS_PER_WRITE = 1 << 14
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 csv.field_size_limit(sys.maxsize)
 
 
@@ -55,8 +60,7 @@ def expand(tables: Sequence[str | os.PathLike[str]]) -> list[Path]:
             raise MetaError(f"{name}: no such table")
         found += map(Path, matches)
     for path in found:
-        if path.suffix not in EXTENSIONS:
-            raise MetaError(f"{path}: a table ends in .csv or .parquet, not in {path.suffix!r}")
+        check_ending(path)
         if not path.is_file():
             raise MetaError(f"{path}: not a file")
     return found
@@ -99,7 +103,7 @@ def read_parquet(path: Path) -> pd.DataFrame:
         if pa.types.is_dictionary(field.type):
             plain = table.column(index).cast(field.type.value_type)
             table = table.set_column(index, field.name, plain)
-    _check_names(table.column_names, path)
+    check_names(table.column_names, path)
     return table.to_pandas(types_mapper=pd.ArrowDtype, ignore_metadata=True)
 
 
@@ -118,47 +122,55 @@ def read_csv(path: Path) -> pd.DataFrame:
         raise MetaError(f"{path}: no such table") from None
     except OSError as error:
         raise MetaError(f"{path}: cannot be read: {error.strerror}") from error
-    data = _check_bytes(data, path)
-    names = _header(data, path)
-    table = _parse_fast(data, names)
-    if table is None:
-        table = _parse_strictly(data, names, path)
-    del data
+    _check_bytes(data, path)
+    mark = len(BYTE_ORDER_MARK) if data.startswith(BYTE_ORDER_MARK) else 0
+    data = data[mark:]
+    try:
+        names = _header(data, path)
+        table = _parse_fast(data, names)
+        if table is None:
+            table = _parse_strictly(data, names, path)
+    except UnicodeDecodeError as error:
+        raise _not_utf8(data, mark, path) from error
     if pc.any(pc.equal(table.column(0), names[0])).as_py():
-        _refuse_repeated_header(table, names, path)
+        _refuse_repeated_header(table, names, data, path)
+    del data
+    release_memory()
     return table.to_pandas(types_mapper=pd.ArrowDtype, ignore_metadata=True)
 
 
-def _check_bytes(data: bytes, path: Path) -> bytes:
+def release_memory() -> None:
+    """Give the system back what reading and joining tables took for a moment."""
+    pa.default_memory_pool().release_unused()
+
+
+def _check_bytes(data: bytes, path: Path) -> None:
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise MetaError(f"{path}: byte 0: UTF-16 text; save the table as UTF-8")
-    data = data.removeprefix(b"\xef\xbb\xbf")
-    if not data or data.isspace():
+    text = data.removeprefix(BYTE_ORDER_MARK)
+    if not text or text.isspace():
         raise MetaError(f"{path}: empty; a table begins with a header line that names its columns")
     nul = data.find(b"\0")
     if nul >= 0:
         line = data.count(b"\n", 0, nul) + 1
         raise MetaError(f"{path}: line {line}, byte {nul}: a NUL byte; this is not a text table")
-    return data
 
 
 def _header(data: bytes, path: Path) -> list[str]:
     try:
-        text = io.TextIOWrapper(io.BytesIO(data), "utf-8", newline="")
-        names = next(row for row in csv.reader(text, strict=True) if row)
-    except UnicodeDecodeError as error:
-        raise _not_utf8(data, path) from error
+        names = next(row for row in _strict_reader(data) if row)
     except csv.Error as error:
         raise MetaError(f"{path}: line 1: {error}; this is no header of column names") from error
     if len(names) == 1 and any(c in names[0] for c in ";\t"):
         raise MetaError(
             f"{path}: the header has one column `{one_line(names[0])}`; the separator must be a comma"
         )
-    _check_names(names, path)
+    check_names(names, path)
     return names
 
 
-def _check_names(names: Sequence[str], path: Path) -> None:
+def check_names(names: Sequence[str], path: Path) -> None:
+    """Raise a MetaError for two columns whose names differ in case or spaces at most."""
     seen: dict[str, str] = {}
     for name in names:
         plain = name.strip().casefold()
@@ -169,12 +181,16 @@ def _check_names(names: Sequence[str], path: Path) -> None:
         seen[plain] = name
 
 
-def _not_utf8(data: bytes, path: Path) -> MetaError:
+def _strict_reader(data: bytes) -> Any:
+    return csv.reader(io.TextIOWrapper(io.BytesIO(data), "utf-8", newline=""), strict=True)
+
+
+def _not_utf8(data: bytes, mark: int, path: Path) -> MetaError:
     try:
         data.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        return MetaError(f"{path}: line {line}, byte {error.start}: not UTF-8; save the table as UTF-8")
+        line, byte = data.count(b"\n", 0, error.start) + 1, mark + error.start
+        return MetaError(f"{path}: line {line}, byte {byte}: not UTF-8; save the table as UTF-8")
     raise AssertionError(f"{path} is UTF-8 after all")
 
 
@@ -210,11 +226,11 @@ def _quotes(data: bytes) -> tuple[bool, bool]:
     if b'"' not in data:
         return True, False
     whole = np.frombuffer(data, np.uint8)
-    inside, multiline, step = 0, False, 1 << 26
+    inside, multiline, step = 0, False, 1 << 20  # bytes that stay in the cache
     for start in range(0, len(data), step):
         part = whole[start : start + step]
         at = np.flatnonzero(part == ord('"'))
-        line_ends = np.searchsorted(at, np.flatnonzero(part == ord("\n")))
+        line_ends = np.searchsorted(at, np.flatnonzero((part == ord("\n")) | (part == ord("\r"))))
         multiline = multiline or bool(((line_ends + inside) % 2).any())
         at += start
         opening, closing = at[inside::2], at[1 - inside :: 2]
@@ -229,7 +245,7 @@ def _quotes(data: bytes) -> tuple[bool, bool]:
 def _parse_strictly(data: bytes, names: list[str], path: Path) -> pa.Table:
     """The table by the strict parser of the standard library, which can say where it is wrong."""
     columns: list[list[str]] = [[] for _ in names]
-    reader = csv.reader(io.TextIOWrapper(io.BytesIO(data), "utf-8", newline=""), strict=True)
+    reader = _strict_reader(data)
     record, line = 0, 1
     try:
         for row in reader:
@@ -243,8 +259,6 @@ def _parse_strictly(data: bytes, names: list[str], path: Path) -> pa.Table:
                     column.append(cell)
                 record += 1
             line = reader.line_num + 1
-    except UnicodeDecodeError as error:
-        raise _not_utf8(data, path) from error
     except csv.Error as error:
         raise MetaError(
             f"{path}: record {record}, which begins in line {line}: {error}; is a quote not closed?"
@@ -253,14 +267,17 @@ def _parse_strictly(data: bytes, names: list[str], path: Path) -> pa.Table:
     return pa.table(arrays, names=names)
 
 
-def _refuse_repeated_header(table: pa.Table, names: list[str], path: Path) -> None:
+def _refuse_repeated_header(table: pa.Table, names: list[str], data: bytes, path: Path) -> None:
     same = pa.chunked_array([pa.array(np.ones(table.num_rows, bool))])
     for index, name in enumerate(names):
         same = pc.and_(same, pc.equal(table.column(index), name))
     at = pc.index(same, True).as_py()
     if at >= 0:
+        reader = _strict_reader(data)
+        line = next(itertools.islice((reader.line_num for row in reader if row), at + 1, None))
         raise MetaError(
-            f"{path}: record {at + 1} is the header again; were two files joined? Delete that line"
+            f"{path}: record {at + 1} (line {line}) is the header again; were two files joined? "
+            "Delete that line"
         )
 
 
@@ -273,7 +290,7 @@ def concatenate(frames: list[pd.DataFrame]) -> pd.DataFrame:
     for index, frame in enumerate(frames):
         for column, kinds in types.items():
             if column not in frame.columns:
-                if kinds == {TEXT}:
+                if TEXT in kinds or len(kinds) > 1:
                     frame[column] = pd.Series([""] * len(frame), index=frame.index, dtype=TEXT)
             elif len(kinds) > 1:
                 frame[column] = text(frame, column)
@@ -300,13 +317,15 @@ def cell(value: object) -> str:
 def text(frame: pd.DataFrame, column: str) -> pd.Series:
     """A column as text: CSV columns as they are, typed ones as they would stand in a CSV."""
     series = frame[column]
-    if series.dtype == TEXT:
+    if series.dtype == TEXT and not series.hasnans:
         return series
     return pd.Series(_as_text(pa.array(series)), index=frame.index, dtype=TEXT)
 
 
-def text_column(cells: Sequence[str] | np.ndarray, frame: pd.DataFrame) -> pd.Series:
+def text_column(cells: Sequence[str] | np.ndarray | pa.Array, frame: pd.DataFrame) -> pd.Series:
     """Cells as a text column that fits `frame`."""
+    if isinstance(cells, pa.Array):
+        return pd.Series(pd.arrays.ArrowExtensionArray(cells), index=frame.index)
     return pd.Series(cells, index=frame.index, dtype=TEXT)
 
 
@@ -318,7 +337,8 @@ def numbers(frame: pd.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray]:
         bad: [N] bool, true where the cell is filled and no finite number.
     """
     array = pa.chunked_array([pa.array(frame[column])]) if len(frame) else pa.chunked_array([[]])
-    if pa.types.is_large_string(array.type) or pa.types.is_string(array.type):
+    if not any(is_kind(array.type) for is_kind in _NUMERIC):
+        array = pa.chunked_array([_as_text(array)])
         trimmed = pc.utf8_trim_whitespace(array)
         filled = pc.fill_null(pc.not_equal(trimmed, ""), False)
         try:
@@ -333,6 +353,11 @@ def numbers(frame: pd.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray]:
         filled = pc.is_valid(array).to_numpy(zero_copy_only=False)
     bad = filled.astype(bool) & ~np.isfinite(values)
     return np.where(bad, np.nan, values), bad
+
+
+_NUMERIC = (
+    pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean, pa.types.is_null
+)  # fmt: skip
 
 
 def _number(cell: str | None) -> float:
@@ -385,6 +410,12 @@ def set_errors(frame: pd.DataFrame, codes: Mapping[str, np.ndarray]) -> None:
 # --- names -------------------------------------------------------------------------------------
 
 
+def check_ending(path: Path) -> None:
+    """Raise a MetaError unless a file is named like a table."""
+    if path.suffix not in EXTENSIONS:
+        raise MetaError(f"{path}: a table ends in .csv or .parquet, not in {path.suffix!r}")
+
+
 def output_path(first: Path, suffix: str, output: str | os.PathLike[str] | None = None) -> Path:
     """Where a tool writes: `--output`, or `<first stem>_<suffix><ext>` beside its first table.
 
@@ -392,8 +423,7 @@ def output_path(first: Path, suffix: str, output: str | os.PathLike[str] | None 
         MetaError: the output would be the input, or is not a table's name.
     """
     path = Path(output) if output else first.with_name(f"{first.stem}_{suffix}{first.suffix}")
-    if path.suffix not in EXTENSIONS:
-        raise MetaError(f"{path}: a table ends in .csv or .parquet, not in {path.suffix!r}")
+    check_ending(path)
     if path.resolve() == first.resolve():
         raise MetaError(f"{path}: is the input; no tool writes over its input, give another --output")
     return path
@@ -432,12 +462,15 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     """
     with storing(path):
         target = Path(os.path.realpath(path))
-        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:  # as a file
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
         if target.exists() and not target.is_file():
             raise MetaError(f"{path}: not a regular file; give another --output")
         _remove_stale(target)
         tag = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-        partial = target.parent / f".{target.name[:120]}.{tag}.tmp"
+        partial = target.parent / f".{_beginning(target)}.{tag}.tmp"
         try:
             with open(partial, "xb") as file:
                 yield file
@@ -449,6 +482,11 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         finally:
             partial.unlink(missing_ok=True)
         _sync_folder(target.parent)
+
+
+def _beginning(target: Path) -> str:
+    """So much of a file's name as leaves room for more: a name has at most 255 bytes."""
+    return os.fsencode(target.name)[:120].decode("utf-8", "ignore")
 
 
 def _sync_folder(folder: Path) -> None:
@@ -464,7 +502,7 @@ def _sync_folder(folder: Path) -> None:
 def _remove_stale(target: Path) -> None:
     """Remove what killed writers of this host left beside `target`."""
     host = socket.gethostname()
-    for partial in target.parent.glob(f".{glob.escape(target.name[:120])}.*.tmp"):
+    for partial in target.parent.glob(f".{glob.escape(_beginning(target))}.*.tmp"):
         *_, tag, _ = partial.name.rsplit(".", 2)
         name, _, rest = tag.partition(f"{host}-")
         pid = rest.split("-")[0]
@@ -472,18 +510,17 @@ def _remove_stale(target: Path) -> None:
             partial.unlink(missing_ok=True)
 
 
-def csv_bytes(frame: pd.DataFrame) -> Iterator[bytes]:
+def csv_bytes(frame: pd.DataFrame) -> Iterator[bytes | memoryview]:
     """The CSV text of a table in pieces: UTF-8, LF, quotes only where a reader needs them."""
-    header = io.StringIO()
-    csv.writer(header, lineterminator="\n").writerow(frame.columns)
-    yield header.getvalue().encode()
+    names = _quoted(pa.array(list(frame.columns), pa.large_string()))
+    yield (",".join(names.to_pylist()) or '""').encode() + b"\n"
     columns = [pa.array(frame[c]) for c in frame.columns]
     for start in range(0, len(frame), ROWS_PER_WRITE):
         cells = [_quoted(_as_text(c.slice(start, ROWS_PER_WRITE))) for c in columns]
         if len(cells) == 1:  # an empty line would be skipped by every reader
             cells = [pc.if_else(pc.equal(cells[0], ""), '""', cells[0])]
+        cells[-1] = _join(cells[-1], "", separator="\n")
         lines = _join(*cells, separator=",")
-        lines = _join(lines, "", separator="\n")
         for chunk in lines.chunks if isinstance(lines, pa.ChunkedArray) else [lines]:
             yield _values(chunk)
 
@@ -498,14 +535,15 @@ def _quoted(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
 
 def _has_special(column: pa.Array | pa.ChunkedArray) -> bool:
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-    return any(special in _values(c) for c in chunks for special in (b",", b'"', b"\n", b"\r"))
+    texts = (bytes(_values(chunk)) for chunk in chunks)
+    return any(special in text for text in texts for special in (b",", b'"', b"\n", b"\r"))
 
 
-def _values(array: pa.Array) -> bytes:
+def _values(array: pa.Array) -> memoryview:
     """The characters of a text array, one cell after another."""
     _, offsets, values = array.buffers()
     ends = np.frombuffer(offsets, np.int64)[array.offset : array.offset + len(array) + 1]
-    return bytes(memoryview(values)[ends[0] : ends[-1]]) if len(array) and values else b""
+    return memoryview(values)[ends[0] : ends[-1]] if len(array) and values else memoryview(b"")
 
 
 def _join(*parts: pa.Array | pa.ChunkedArray | str, separator: str) -> pa.Array | pa.ChunkedArray:
@@ -536,12 +574,17 @@ def _typed(frame: pd.DataFrame) -> pa.Table:
 
 
 def _exact_numbers(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    if column.null_count == len(column):
+        return column
     for kind in (pa.int64(), pa.float64()):
         try:
             converted = pc.cast(column, kind)
         except pa.ArrowInvalid:
             continue
         back = _as_text(converted)
-        if pc.all(pc.equal(back, pc.fill_null(column, ""))).as_py():
+        if (
+            pc.all(pc.is_finite(converted)).as_py()
+            and pc.all(pc.equal(back, pc.fill_null(column, ""))).as_py()
+        ):
             return converted
     return column

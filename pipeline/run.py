@@ -22,13 +22,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline import launch, meta
 from pipeline.config import option
 from pipeline.errors import (
     ENVIRONMENTAL,
     INCOMPLETE,
-    TOO_MANY_FAILED,
     CallError,
     MediaError,
     TooManyFailed,
@@ -227,8 +228,11 @@ class _Work:
 def _plan(
     frame: pd.DataFrame, scorers: Sequence[Scorer], options: RunOptions, store: Store, rank: launch.Rank
 ) -> list[_Work]:
-    keys = {reads: row_keys(frame, reads) for reads in {("path",), *(s.reads for s in scorers)}}
-    mine = np.array([int(k[:15], 16) % rank.world == rank.index for k in keys["path",]], bool)
+    shared = {("path",)} if rank.world > 1 else set()
+    keys = {reads: row_keys(frame, reads) for reads in {*shared, *(s.reads for s in scorers)}}
+    mine = np.ones(len(frame), bool)
+    if shared:
+        mine[:] = [int(key[:15], 16) % rank.world == rank.index for key in keys["path",]]
     work = []
     for scorer in scorers:
         own = keys[scorer.reads]
@@ -462,12 +466,12 @@ def join(frame: pd.DataFrame, scorers: Sequence[Scorer], options: RunOptions, st
         for column in scorer.columns:
             texts = _take(verdicts.columns[column.name], at)
             if kept.any():
-                texts = np.where(kept, meta.text(frame, column.name), texts)
+                texts = pc.if_else(pa.array(kept), pa.array(meta.text(frame, column.name)), texts)
             _place(frame, column.name, texts)
-        codes[scorer.name] = _take(verdicts.error, at)
+        codes[scorer.name] = _take(verdicts.error, at).to_numpy(zero_copy_only=False)
         rows = np.flatnonzero(codes[scorer.name] != "")
         if len(rows):
-            details = _take(verdicts.detail, at)
+            details = _take(verdicts.detail, at).to_numpy(zero_copy_only=False)
             failures.append(
                 frame.iloc[rows].assign(
                     scorer=scorer.name, code=codes[scorer.name][rows], detail=details[rows]
@@ -486,13 +490,12 @@ def join(frame: pd.DataFrame, scorers: Sequence[Scorer], options: RunOptions, st
     )
 
 
-def _take(texts: Any, at: np.ndarray) -> np.ndarray:
+def _take(texts: pa.Array, at: np.ndarray) -> pa.Array:
     """[N] texts at some positions, empty where the position is -1."""
-    padded = np.append(texts.to_numpy(zero_copy_only=False), "")
-    return padded[at]
+    return pc.fill_null(texts.take(pa.array(at, mask=at < 0)), "")
 
 
-def _place(frame: pd.DataFrame, name: str, texts: Sequence[str] | np.ndarray) -> None:
+def _place(frame: pd.DataFrame, name: str, texts: pa.Array) -> None:
     """Set a column: where it stands, or else at the end but before a last `error`."""
     column = meta.text_column(texts, frame)
     if name in frame.columns:
@@ -571,12 +574,8 @@ def _finish(joined: _Joined, status: Status, options: RunOptions) -> None:
     if status.pending:
         status.exit_code = INCOMPLETE
         status.message = f"{status.pending} rows have no verdict: run the same command again"
-    elif status.rows_in and status.failed_rows / status.rows_in > options.max_failed:
-        status.exit_code = TOO_MANY_FAILED
-        status.message = (
-            f"{status.failed_rows} of {status.rows_in} rows failed, more than --max_failed "
-            f"{options.max_failed:g} allows; see {meta.sidecar(status.output, 'failed')}"
-        )
+    else:
+        status.judge(options.max_failed)
 
 
 def write_sidecar(frame: pd.DataFrame, output: Path, kind: str) -> None:

@@ -49,6 +49,8 @@ FOLDER = ".clipsheet"
 SYNC_SECONDS = 1.0
 COMPACT_BYTES = 1 << 20
 STAT_THREADS = 16
+STAT_CHUNK = 500
+SLOW_CHUNK_SECONDS = 0.02  # a local disk takes 1 ms; threads would only be in each other's way
 _EXTRA = ("_key", "_error", "_detail", "_tries", "_began")
 
 
@@ -71,11 +73,19 @@ def row_keys(frame: pd.DataFrame, reads: Sequence[str]) -> list[str]:
 
 
 def _file_marks(paths: Sequence[str]) -> list[str]:
-    """Size and modification time of each file; stat waits for the disk, so many at a time."""
-    if len(paths) < 1000:
-        return [_file_mark(path) for path in paths]
-    with ThreadPoolExecutor(STAT_THREADS) as threads:
-        return list(threads.map(_file_mark, paths, chunksize=500))
+    """Size and modification time of each file; where the disk lets us wait, many at a time."""
+    marks: list[str] = []
+    waited = 0.0
+    while len(marks) < len(paths) and waited < SLOW_CHUNK_SECONDS:
+        started = time.monotonic()
+        marks += map(_file_mark, paths[len(marks) : len(marks) + STAT_CHUNK])
+        waited = time.monotonic() - started
+    rest = range(len(marks), len(paths), STAT_CHUNK)
+    if rest:
+        with ThreadPoolExecutor(STAT_THREADS) as threads:
+            for more in threads.map(lambda at: [*map(_file_mark, paths[at : at + STAT_CHUNK])], rest):
+                marks += more
+    return marks
 
 
 def _file_mark(path: str) -> str:
@@ -163,6 +173,8 @@ class Cells:
         parts = [p.filter(pc.is_null(p.column("_began"))) for p in parts]
         table = pa.concat_tables([*self._compacted(), *parts, self._schema().empty_table()])
         verdicts = Verdicts(_newest(table), self.columns, began)
+        del parts, table
+        meta.release_memory()
         for key, at in zip(began, verdicts.find(list(began)), strict=True) if began else ():
             if at >= 0:
                 began[key] = 0

@@ -235,7 +235,10 @@ class _Worker:
 
 def _environment() -> dict[str, str]:
     """One thread per worker: their number is what uses the cores."""
-    threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+    threads = (
+        "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS",
+        "OPENCV_FOR_THREADS_NUM",
+    )  # fmt: skip
     path = os.pathsep.join(p or os.getcwd() for p in sys.path)
     return {**os.environ, **dict.fromkeys(threads, "1"), "PYTHONPATH": path}
 

@@ -14,7 +14,7 @@ import pytest
 from pipeline import config
 from pipeline.config import build, option
 from pipeline.errors import ConfigError
-from tests.conftest import Tool, read_table, write_table
+from tests.conftest import Tool, read_table
 
 
 @dataclass(frozen=True)
@@ -401,21 +401,6 @@ def test_a_change_that_cannot_be_made_is_refused(tmp_path: Path, change: str, to
 
 
 # --- as a user runs it -------------------------------------------------------------------------
-
-
-def test_a_misspelt_stage_ends_the_pipeline_with_one_line_before_anything_is_made(
-    tmp_path: Path, tool: Tool
-) -> None:
-    write_table(tmp_path / "videos" / "meta.csv", [{"path": "a.mp4"}])
-    (tmp_path / "config.yaml").write_text(
-        f"paths: {{ROOT_VIDEO: {tmp_path}/videos, ROOT_CLIPS: {tmp_path}/clips, ROOT_META: {tmp_path}/out}}\n"
-        "pipeline_steps: {deduplicaton: {threshold: 15}}\n"
-    )
-    done = tool("script.pipeline_runner", tmp_path / "config.yaml", code=2)
-    assert done.stderr.strip().splitlines()[-1].startswith("error: pipeline_steps.deduplicaton: unknown")
-    assert "did you mean `deduplication`?" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert sorted(os.listdir(tmp_path)) == ["config.yaml", "videos"]
 
 
 def test_shell_signs_in_a_value_are_letters(tmp_path: Path, tool: Tool) -> None:

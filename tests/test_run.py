@@ -225,10 +225,12 @@ def test_retry_failed_tries_again_what_failed_for_good(tmp_path):
     words = Words(log=str(tmp_path / "log"))
     table = write_table(tmp_path / "m.csv", texts("raise", "a"))
     score(table, words)
+    before = logged(tmp_path / "log")
     score(table, words)
-    assert logged(tmp_path / "log") == ["a"]
-    score(table, words, retry_failed=True)
-    assert logged(tmp_path / "log") == ["a"]  # `raise` never gets as far as the log, and `a` is done
+    assert logged(tmp_path / "log") == before
+    write_table(table, texts("raise", "a", "b"))
+    assert score(table, words, retry_failed=True)[0]["error"] == "words: model_error"
+    assert set(logged(tmp_path / "log")) == {"a", "b"}
 
 
 def test_errors_of_other_scorers_stay(tmp_path):

@@ -71,6 +71,7 @@ def convert(kind: str, root: str, output: Path, options: ConvertOptions = Conver
     Raises:
         CallError: the root is not there or cannot be read.
     """
+    meta.check_ending(output)
     with working_on(output), recording(Status("convert", output)) as status:
         refused: list[tuple[str, str, str]] = []
         if options.from_json:
@@ -98,6 +99,8 @@ def convert(kind: str, root: str, output: Path, options: ConvertOptions = Conver
 
 
 def _list(kind: str, root: str, workers: int) -> tuple[list[str], list[tuple[str, str, str]]]:
+    if not _is_utf8(root):
+        raise CallError(f"{_shown(root)}: the folder's name is not UTF-8; rename it")
     if not os.path.isdir(root):
         raise CallError(f"{root}: no such folder")
     endings = VIDEO_ENDINGS if kind == "video" else IMAGE_ENDINGS
@@ -146,7 +149,7 @@ def _walk(root: str, endings: frozenset[str], others: frozenset[str]) -> _Found:
             elif ending in endings:
                 found.known.append(path)
                 listed = True
-            elif ending not in others and entry.is_file():
+            elif ending not in others and _is_file(entry):
                 found.unknown.append(path)
         return listed
 
@@ -158,6 +161,13 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # a loop of links
+        return False
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:
         return False
 
 
@@ -238,8 +248,13 @@ def _from_json(path: Path) -> pd.DataFrame:
         if not isinstance(row, dict) or not isinstance(row.get("path"), str):
             raise CallError(f"{path}: entry {number} is no path and has no `path`")
         names = {"id": Path(row["path"]).stem, "relpath": row["path"].lstrip("/")}
-        rows.append({"path": row["path"], **names, **{k: _json_cell(v) for k, v in row.items()}})
+        cells = {"path": row["path"], **names, **{k: _json_cell(v) for k, v in row.items()}}
+        for text in (*cells, *cells.values()):
+            if "\0" in text or not _is_utf8(text):
+                raise CallError(f"{path}: entry {number}: {one_line(text)} holds what no table can hold")
+        rows.append(cells)
     columns = list(dict.fromkeys(["path", "id", "relpath", *(key for row in rows for key in row)]))
+    meta.check_names(columns, path)
     return pd.DataFrame([{c: row.get(c, "") for c in columns} for row in rows], columns=columns, dtype=str)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,13 +18,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from pipeline import launch, meta, run
 from pipeline.cli import Parser, run_main
 from pipeline.config import option
 from pipeline.datasets.convert import IMAGE_ENDINGS, VIDEO_ENDINGS
 from pipeline.datasets.expression import Expression
-from pipeline.errors import MetaError
+from pipeline.errors import ConfigError, MetaError, one_line
 from pipeline.status import Status, recording
 from pipeline.store import Store, working_on
 from scoring.info.scorer import Info
@@ -122,15 +124,15 @@ class Verbs:
     sort: str | None = option(None, "sort by this column, largest first")
     sort_ascending: str | None = option(None, "sort by this column, smallest first")
     filter: tuple[str, ...] = option((), "keep rows for which each expression holds: 'aes > 4 and fps < 60'")
-    fsmin: float | None = _bound("fsmin", "MiB")
-    fsmax: float | None = _bound("fsmax", "MiB")
-    fmin: int | None = _bound("fmin", "frames")
-    fmax: int | None = _bound("fmax", "frames")
-    fpsmax: float | None = _bound("fpsmax", "frames per second")
-    hwmax: int | None = _bound("hwmax", "pixels")
-    ocr_box_max: float | None = _bound("ocr_box_max", "text boxes")
-    ocr_single_max: float | None = _bound("ocr_single_max", "0-1")
-    ocr_total_max: float | None = _bound("ocr_total_max", "0-1")
+    fsmin: float | None = _bound("fsmin", "MiB", ge=0)
+    fsmax: float | None = _bound("fsmax", "MiB", ge=0)
+    fmin: int | None = _bound("fmin", "frames", ge=0)
+    fmax: int | None = _bound("fmax", "frames", ge=0)
+    fpsmax: float | None = _bound("fpsmax", "frames per second", ge=0)
+    hwmax: int | None = _bound("hwmax", "pixels", ge=0)
+    ocr_box_max: float | None = _bound("ocr_box_max", "text boxes", ge=0)
+    ocr_single_max: float | None = _bound("ocr_single_max", "0-1", ge=0, le=1)
+    ocr_total_max: float | None = _bound("ocr_total_max", "0-1", ge=0, le=1)
     aesmin: float | None = _bound("aesmin", "about 1-10")
     matchmin: float | None = _bound("matchmin", "0-100")
     flowmin: float | None = _bound("flowmin", "diagonals per frame")
@@ -139,18 +141,18 @@ class Verbs:
     sharpnessmin: float | None = _bound("sharpnessmin", "variance of the Laplacian")
     noisemax: float | None = _bound("noisemax", "grey levels")
     blockinessmax: float | None = _bound("blockinessmax", "1 is none")
-    brightnessmin: float | None = _bound("brightnessmin", "0-1")
-    brightnessmax: float | None = _bound("brightnessmax", "0-1")
-    contrastmin: float | None = _bound("contrastmin", "0-1")
-    clippedmax: float | None = _bound("clippedmax", "0-1")
-    bordersmax: float | None = _bound("bordersmax", "0-1")
-    frozenmax: float | None = _bound("frozenmax", "0-1")
+    brightnessmin: float | None = _bound("brightnessmin", "0-1", ge=0, le=1)
+    brightnessmax: float | None = _bound("brightnessmax", "0-1", ge=0, le=1)
+    contrastmin: float | None = _bound("contrastmin", "0-1", ge=0, le=1)
+    clippedmax: float | None = _bound("clippedmax", "0-1", ge=0, le=1)
+    bordersmax: float | None = _bound("bordersmax", "0-1", ge=0, le=1)
+    frozenmax: float | None = _bound("frozenmax", "0-1", ge=0, le=1)
     prefmin: float | None = _bound("prefmin", "preference score")
-    facemin: float | None = _bound("facemin", "0-1")
+    facemin: float | None = _bound("facemin", "0-1", ge=0, le=1)
     lpipsmin: float | None = _bound("lpipsmin", "LPIPS distance")
     safety_check: bool = option(False, f"keep nsfw <= {NSFW_LIMIT}")
-    secondsmax: float | None = _bound("secondsmax", "seconds")
-    secondsmin: float | None = _bound("secondsmin", "seconds")
+    secondsmax: float | None = _bound("secondsmax", "seconds", ge=0)
+    secondsmin: float | None = _bound("secondsmin", "seconds", ge=0)
     filter_dyn_fps: bool = option(False, "keep num_frames >= keep_frames x ceil(fps / max_fps)")
     dyn_fps_max_fps: float = option(16.0, "max_fps of --filter_dyn_fps", gt=0)
     dyn_fps_keep_frames: int = option(32, "keep_frames of --filter_dyn_fps", ge=1)
@@ -169,6 +171,14 @@ class Verbs:
         "drop", "what a filter does with a row that has no value", choices=("drop", "keep", "stop")
     )
     strict: bool = option(False, "stop at a cell that should hold a number and does not")
+
+    def __post_init__(self) -> None:
+        for verb in ("fs", "f", "motion", "brightness", "seconds"):
+            least, most = getattr(self, f"{verb}min"), getattr(self, f"{verb}max")
+            if least is not None and most is not None and least > most:
+                raise ConfigError(
+                    f"{verb}min {least:g} is more than {verb}max {most:g}: no row could be kept"
+                )
 
 
 @dataclass(frozen=True)
@@ -213,42 +223,51 @@ class Sieve:
             return self.frame.iloc[:0]
         return meta.concatenate(self._dropped)
 
-    def bound(self, filter: Filter, bound: float, values: np.ndarray, bad: np.ndarray) -> None:
+    def bound(
+        self, filter: Filter, bound: float | np.ndarray, values: np.ndarray, bad: np.ndarray, told: str = ""
+    ) -> None:
         """Keep rows on the right side of a bound.
 
         Args:
+            bound: one for all, or [N] float64.
             values: [N] float64, NaN where there is no value.
             bad: [N] bool, where a cell is filled with something else.
+            told: the bound in the summary, where it is not one number.
         """
         name = filter.column
         beyond = values < bound if filter.keep == ">=" else values > bound
         sign = "<" if filter.keep == ">=" else ">"
-        shown = meta.number_text(bound)
-        told = [f"{name} {meta.cell(v)} {sign} {shown}" for v in values]
+        pairs = zip(values, np.broadcast_to(bound, values.shape), strict=True)
+        reasons = [f"{name} {meta.number_text(v)} {sign} {meta.number_text(b)}" for v, b in pairs]
         if name == "lpips":
-            told = [
-                "lpips -1: fewer than two frames" if v == -1 else t for v, t in zip(values, told, strict=True)
-            ]
+            single = "lpips -1: fewer than two frames"
+            reasons = [single if v == -1 else r for v, r in zip(values, reasons, strict=True)]
         empty = np.isnan(values)
         if filter.spares_pictures:
             empty &= ~_is_picture(self.frame)
-        why = self._why_empty(filter, empty, bad)
-        if empty.any() and (self._missing == "stop" or (self._strict and bad.any())):
-            row = int(np.flatnonzero(bad if self._strict and bad.any() else empty)[0])
-            raise MetaError(f"row {row + 1}: {why[row]}; --missing {self._missing} stops there")
+        why = self._why_empty(filter, empty | bad, bad)
+        for stops, rows, flag in (
+            (self._strict, bad, "--strict"),
+            (self._missing == "stop", empty, "--missing stop"),
+        ):
+            if stops and rows.any():
+                row = int(np.flatnonzero(rows)[0])
+                raise MetaError(f"row {row + 1}: {why[row]}; {flag} stops there")
         if self._missing == "keep":
             empty = bad
-        reasons = np.where(empty, why, told)
-        self.drop(beyond | empty, reasons, f"{name} {sign} {shown}")
+        told = told or meta.number_text(float(bound))
+        self.drop(beyond | empty, np.where(empty, why, reasons), f"{name} {sign} {told}")
 
     def _why_empty(self, filter: Filter, empty: np.ndarray, bad: np.ndarray) -> np.ndarray:
         why = np.full(len(self.frame), "", object)
         errors = meta.text(self.frame, "error").to_numpy() if "error" in self.frame.columns else None
-        cells = meta.text(self.frame, filter.column) if filter.column in self.frame.columns else None
+        cells, spoilt = None, np.zeros(len(self.frame), bool)
+        if filter.column in self.frame.columns:  # else it is computed of others
+            cells, (_, spoilt) = meta.text(self.frame, filter.column), meta.numbers(self.frame, filter.column)
         for row in np.flatnonzero(empty):
             code = meta.parse_errors(errors[row]).get(filter.scorer) if errors is not None else None
-            if bad[row] and cells is not None:
-                code = f"bad_value {cells.iat[row]!r}"
+            if bad[row]:
+                code = f"bad_value {cells.iat[row]!r}" if cells is not None and spoilt[row] else "bad_value"
             why[row] = f"{filter.column}: {code or 'not run'}"
         return why
 
@@ -308,7 +327,10 @@ def _paths(sieve: Sieve, verbs: Verbs) -> None:
         again = meta.text(sieve.frame, "path").duplicated().to_numpy(bool)
         sieve.drop(again, "path: listed before", "path listed before")
     if verbs.path_subset is not None:
-        hit = meta.text(sieve.frame, "path").str.contains(verbs.path_subset, regex=True)
+        try:
+            hit = meta.text(sieve.frame, "path").str.contains(verbs.path_subset, regex=True)
+        except (re.error, pa.ArrowInvalid) as error:
+            raise MetaError(f"--path_subset {verbs.path_subset}: {one_line(str(error))}") from error
         sieve.drop(~hit.to_numpy(bool), f"path: no match of {verbs.path_subset}", "path without a match")
     if verbs.path_filter_substr is not None:
         hit = meta.text(sieve.frame, "path").str.contains(verbs.path_filter_substr, regex=False)
@@ -343,7 +365,10 @@ def _sort(sieve: Sieve, verbs: Verbs) -> None:
         return
     meta.require(sieve.frame, column, "--sort")
     values, bad = meta.numbers(sieve.frame, column)
-    keys = meta.text(sieve.frame, column) if bad.any() else pd.Series(values)
+    keys = pd.Series(values)
+    if bad.any():
+        keys = meta.text(sieve.frame, column)
+        keys = keys.mask(keys == "")
     order = keys.sort_values(ascending=bool(verbs.sort_ascending), kind="stable", na_position="last")
     sieve.frame = sieve.frame.iloc[order.index].reset_index(drop=True)
 
@@ -376,17 +401,17 @@ def _bounds(sieve: Sieve, verbs: Verbs) -> None:
 
 def _shapes(sieve: Sieve, verbs: Verbs) -> None:
     if verbs.filter_dyn_fps:
-        fps, _ = sieve.column("fps")
-        frames, _ = sieve.column("num_frames")
+        fps, bad_fps = sieve.column("fps")
+        frames, bad_frames = sieve.column("num_frames")
         least = verbs.dyn_fps_keep_frames * np.ceil(fps / verbs.dyn_fps_max_fps)
-        short = ~(frames >= least) & ~_is_picture(sieve.frame)
-        sieve.drop(
-            short, [f"num_frames {f:g} < {n:g}" for f, n in zip(frames, least, strict=True)], "dyn_fps"
-        )
+        frames = np.where(np.isnan(least), np.nan, frames)
+        filter = Filter("num_frames", ">=", "info", "dynfps", spares_pictures=True)
+        sieve.bound(filter, least, frames, bad_fps | bad_frames, "what its fps asks for")
     if verbs.h_le_w:
-        height, _ = sieve.column("height")
-        width, _ = sieve.column("width")
-        sieve.drop(~(height <= width), "height > width", "height > width")
+        height, bad_height = sieve.column("height")
+        width, bad_width = sieve.column("width")
+        height = np.where(np.isnan(width), np.nan, height)
+        sieve.bound(Filter("height", "<=", "info", "h-le-w"), width, height, bad_height | bad_width, "width")
 
 
 def _selection(sieve: Sieve, verbs: Verbs) -> None:
@@ -416,8 +441,8 @@ def _keep_best(sieve: Sieve, given: tuple[str, ...]) -> None:
     best = ranked[: round(filled * percent / 100)]
     keep = np.isin(np.arange(len(values)), best)
     reasons = [f"{column} {meta.cell(v)} not in the best {percent:g} %" for v in values]
-    unknown = f"{column}: bad_value" if bad.any() else f"{column}: no value"
-    reasons = [unknown if np.isnan(v) else r for v, r in zip(values, reasons, strict=True)]
+    unknown = np.where(bad, f"{column}: bad_value", f"{column}: no value")
+    reasons = [u if np.isnan(v) else r for v, r, u in zip(values, reasons, unknown, strict=True)]
     sieve.drop(~keep, reasons, f"not in the best {percent:g} % of {column}")
 
 
@@ -466,6 +491,8 @@ def datautil(tables: Sequence[str], verbs: Verbs, options: UtilOptions = UtilOpt
     """
     paths = meta.expand(tables)
     output = _output(paths, verbs, options)
+    parts = [output] if verbs.shard is None else _shards(output, verbs.shard, options)
+    _spare_inputs(paths, verbs, [*parts, *(meta.sidecar(output, kind) for kind in ("dropped", "failed"))])
     frame = meta.read(tables)
     with working_on(output), recording(Status("datautil", output, rows_in=len(frame))) as status:
         sieve = Sieve(frame, verbs.missing, verbs.strict)
@@ -485,10 +512,9 @@ def datautil(tables: Sequence[str], verbs: Verbs, options: UtilOptions = UtilOpt
         _sort(sieve, verbs)
         _selection(sieve, verbs)
         _columns(sieve, verbs)
-        if verbs.shard is None:
-            meta.write(sieve.frame, output)
-        else:
-            _write_shards(sieve.frame, output, verbs.shard)
+        places = np.array_split(np.arange(len(sieve.frame)), len(parts))
+        for part, rows in zip(parts, places, strict=True):
+            meta.write(sieve.frame.iloc[rows], part)
         run.write_sidecar(sieve.dropped(), output, "dropped")
         status.rows_out = len(sieve.frame)
         status.scored = len(sieve.frame)
@@ -503,17 +529,21 @@ def _output(paths: list[Path], verbs: Verbs, options: UtilOptions) -> Path:
         if first == paths[0]:
             raise MetaError("no verb given: nothing to do (see --help)")
         suffix = "converted"
-    output = meta.output_path(first, suffix or "shard", options.output)
-    if output.resolve() in {path.resolve() for path in paths}:
-        raise MetaError(f"{output}: is an input; no tool writes over its input")
-    return output
+    return meta.output_path(first, suffix or "shard", options.output)
 
 
-def _write_shards(frame: pd.DataFrame, output: Path, shards: int) -> None:
+def _shards(output: Path, count: int, options: UtilOptions) -> list[Path]:
     """Tables of equal length: `<stem>_0`, `<stem>_1`, ..."""
-    stem = output.stem.removesuffix("_shard")
-    for number, rows in enumerate(np.array_split(np.arange(len(frame)), shards)):
-        meta.write(frame.iloc[rows], output.with_name(f"{stem}_{number}{output.suffix}"))
+    stem = output.stem if options.output else output.stem.removesuffix("_shard")
+    return [output.with_name(f"{stem}_{number}{output.suffix}") for number in range(count)]
+
+
+def _spare_inputs(paths: Sequence[Path], verbs: Verbs, written: Sequence[Path]) -> None:
+    others = [Path(table) for table in (verbs.difference, verbs.intersection) if table]
+    inputs = {path.resolve() for path in (*paths, *others)}
+    for path in written:
+        if path.resolve() in inputs:
+            raise MetaError(f"{path}: is an input; no tool writes over its input, give another --output")
 
 
 def _measure(sieve: Sieve, output: Path, options: UtilOptions, status: Status) -> None:

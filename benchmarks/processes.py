@@ -1,0 +1,59 @@
+"""Two processes against one over the same clips: python -m benchmarks.processes
+
+The scorer `quality`, one decoding worker per process, every process started afresh by
+`pipeline.launch`, its start included. The same over a single clip says how much of it the start is.
+The tables that come out are the same, byte for byte. Target: at least 1.7 times the rate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import _clips
+from benchmarks._measure import flags, machine, race, verdict
+from pipeline.launch import launch
+from pipeline.run import RunOptions, run_scorers
+from scoring.quality.scorer import Quality
+
+
+def score(clips: Sequence[Path], processes: int) -> bytes:
+    """Score clips from the beginning; returns the table that came out."""
+    with tempfile.TemporaryDirectory() as folder:
+        table = _clips.table(Path(folder) / "clips.csv", clips)
+        codes = launch(run_scorers, [table], [Quality()], RunOptions(num_workers=1), processes=processes)
+        assert not any(codes), codes
+        return (Path(folder) / "clips_quality.csv").read_bytes()
+
+
+def measure(given: argparse.Namespace, clips: Sequence[Path]) -> None:
+    """Run both ways, compare what came out, and print the ratio of their rates."""
+    tables = set()
+    seconds = race(
+        given.repeat,
+        {
+            "one process": lambda: tables.add(score(clips, 1)),
+            "two processes": lambda: tables.add(score(clips, 2)),
+            "one process, a single clip": lambda: score(clips[:1], 1),
+            "two processes, a single clip": lambda: score(clips[:1], 2),
+        },
+    )
+    assert len(tables) == 1, "the tables differ"
+    one, two, start_one, start_two = seconds.values()
+    print(f"  {(one - start_one) / (two - start_two):.2f} times the rate once they have started")
+    verdict("times the rate of one process", one / two, least=1.7)
+
+
+def main() -> None:
+    """The program."""
+    given = flags(__doc__ or "", clips=200)
+    print(f"processes: quality, {given.clips} clips")
+    with tempfile.TemporaryDirectory() as folder:
+        measure(given, _clips.make(Path(folder), given.clips))
+    machine()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""A rerun that has nothing to do against pandas reading and writing the table: python -m benchmarks.rerun
+
+The table has 100,000 rows and 10 columns, each row a file of its own (a hard link to one of a few
+hundred pictures). Every row has its verdict already: once of a scorer that reads `text`, once of one
+that reads the file at `path`. Peer: `pandas.read_csv` and `to_csv` of the same table. Targets: at
+most 3 times its time, and at most 3 times the table's size in memory as pandas holds it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from benchmarks import _tables
+from benchmarks._measure import MIB, flags, growth, machine, race, verdict
+from benchmarks._scorers import FileBytes, TextLength
+from pipeline import meta
+from pipeline.run import RunOptions, run_scorers
+from pipeline.scorer import Scorer
+from pipeline.store import Store, row_keys
+
+COLUMNS = 10
+SCORERS = (TextLength(), FileBytes())
+PEER = "pandas read_csv + to_csv"
+
+
+def make_table(folder: Path, rows: int, files: int) -> Path:
+    """A table whose paths are there: hard links to a few pictures."""
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(files):
+        picture = rng.integers(0, 256, (16, 16 + number, 3), np.uint8)
+        Image.fromarray(picture).save(pictures / f"{number}.png")
+    header, *cells = _tables.rows(rows, COLUMNS)
+    for number, row in enumerate(cells):
+        row[0] = str(pictures / f"of_row_{number:06}.png")
+        os.link(pictures / f"{number % files}.png", row[0])
+    table = folder / "table.csv"
+    meta.write(pd.DataFrame(cells, columns=header, dtype=meta.TEXT), table)
+    return table
+
+
+def fill_store(table: Path, scorer: Scorer) -> None:
+    """Give every row its verdict, as a run would leave it."""
+    frame = meta.read(table)
+    with Store(table.parent).cells(scorer).journal() as journal:
+        for number, key in enumerate(row_keys(frame, scorer.reads)):
+            journal.scored(key, [str(number)])
+
+
+def rerun(table: Path, scorer: Scorer) -> None:
+    """Score a table that has all its verdicts."""
+    status = run_scorers([str(table)], [scorer], RunOptions())
+    assert status.exit_code == 0 and status.scored == status.rows_in, status
+
+
+def peer(table: Path, output: Path) -> None:
+    """Read and write by pandas, as its user would."""
+    pd.read_csv(table).to_csv(output, index=False)
+
+
+def measure(given: argparse.Namespace, folder: Path) -> None:
+    """Run all ways and print time and memory over the peer's."""
+    table = make_table(folder, given.rows, given.files)
+    for scorer in SCORERS:
+        fill_store(table, scorer)
+        rerun(table, scorer)  # which puts the verdicts together, as every run does at its end
+    names = {f"rerun, scorer reads {scorer.reads[0]}": scorer for scorer in SCORERS}
+    ways = {name: lambda scorer=scorer: rerun(table, scorer) for name, scorer in names.items()}
+    seconds = race(given.repeat, {**ways, PEER: lambda: peer(table, folder / "pandas.csv")})
+    held = int(pd.read_csv(table).memory_usage(deep=True).sum())
+    print(f"  the table as pandas holds it: {held / MIB:.0f} MiB")
+    for name, scorer in names.items():
+        verdict(f"of pandas' time ({name})", seconds[name] / seconds[PEER], most=3)
+        verdict(f"of the table's memory ({name})", growth(rerun, table, scorer) / held, most=3)
+
+
+def main() -> None:
+    """The program."""
+    given = flags(__doc__ or "", rows=100_000, files=300)
+    print(f"rerun: {given.rows} rows, {COLUMNS} columns, all scored")
+    with tempfile.TemporaryDirectory() as folder:
+        measure(given, Path(folder))
+    machine()
+
+
+if __name__ == "__main__":
+    main()

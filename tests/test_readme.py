@@ -1,0 +1,95 @@
+"""The manual names every tool, flag and column; the demo does what it says."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from pipeline.errors import CODES
+from pipeline.scorer import every_column
+from pipeline.splitting.scene_detect import SceneDetect
+from scoring.inference import SCORERS
+from tests.conftest import REPO, read_table
+from tools.make_demo import CUTS
+
+README = (REPO / "README.md").read_text()
+PROGRAMS = [
+    "pipeline.datasets.convert", "pipeline.datasets.datautil", "pipeline.datasets.deduplication",
+    "pipeline.splitting.scene_detect", "pipeline.splitting.cut", "script.pipeline_runner", "tools.make_demo",
+    *(f"scoring.{name}.inference" for name in SCORERS),
+]  # fmt: skip
+
+
+def test_every_program_is_in_the_manual_and_every_one_in_it_exists():
+    named = set(re.findall(r"python -m ([a-z_.]+)", README)) - {"scoring."}
+    assert set(PROGRAMS) - {f"scoring.{name}.inference" for name in SCORERS} <= named
+    for module in named:
+        assert (REPO / (module.replace(".", "/") + ".py")).is_file(), module
+    for path in [*REPO.glob("pipeline/*/*.py"), *REPO.glob("script/*.py"), *REPO.glob("tools/*.py")]:
+        if '__name__ == "__main__"' in path.read_text():
+            assert ".".join(path.relative_to(REPO).with_suffix("").parts) in named
+
+
+@pytest.mark.parametrize("module", PROGRAMS)
+def test_every_flag_is_in_the_manual(module, tool):
+    flags = set(re.findall(r"(?<![\w-])--([a-z][a-z_]+)", tool(module, "--help").stdout)) - {"help"}
+    assert flags or module in ("tools.make_demo",)
+    absent = {flag for flag in flags if not re.search(rf"--{flag}\b", README)}
+    assert not absent
+
+
+@pytest.mark.parametrize("scorer", [*SCORERS.values(), SceneDetect])
+def test_every_column_is_in_the_manual(scorer):
+    for column in every_column(scorer):
+        assert f"`{column.name}`" in README, column.name
+
+
+def test_the_flags_the_manual_names_exist(tool):
+    known = {"cpu", "num_processes", "nproc_per_node"}  # of launchers
+    for module in [*PROGRAMS, "scoring.inference"]:
+        known |= set(re.findall(r"--([a-z][a-z_.]+)", tool(module, "--help").stdout))
+    assert set(re.findall(r"--([a-z][a-z_.]+[a-z_])", README)) <= known
+
+
+def test_codes_in_errors_are_all_used_or_reserved_for_models():
+    source = "".join(
+        p.read_text() for folder in ("pipeline", "scoring", "script") for p in (REPO / folder).rglob("*.py")
+    )
+    reserved = {"gpu_oom", "bad_output"}  # a model's
+    for code in CODES.keys() - reserved:
+        assert source.count(f'"{code}"') >= 2, code
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory, tool):
+    root = tmp_path_factory.mktemp("demo")
+    tool("tools.make_demo", root / "videos")
+    done = tool(
+        "script.pipeline_runner", REPO / "config" / "quickstart.yaml", "--set", f"paths.ROOT_VIDEO={root}/videos",
+        f"paths.ROOT_CLIPS={root}/clips", f"paths.ROOT_META={root}/meta", timeout=600,
+    )  # fmt: skip
+    return root, done.stdout
+
+
+def test_the_demo_finds_the_cuts_that_were_made(demo):
+    root, _ = demo
+    clips = read_table(root / "meta" / "meta_videos_info_fmin1_timestamp.csv")
+    found = {row["relpath"]: re.findall(r'\["00:00:([\d.]+)"', row["timestamp"])[1:] for row in clips}
+    assert {name: tuple(map(float, starts)) for name, starts in found.items()} == CUTS
+
+
+def test_the_demo_keeps_and_drops_what_it_was_made_for(demo):
+    root, said = demo
+    meta = root / "meta"
+    kept = {row["relpath"] for row in read_table(meta / "meta.csv")}
+    assert {name.split("_scene")[0] for name in kept} == {"harbour", "cinema"}
+    reasons = {}
+    for path in meta.glob("*_dropped.csv"):
+        for row in read_table(path):
+            reasons[row["relpath"].split("_scene")[0].split(".")[0]] = row["reason"].split()[0]
+    assert reasons == {
+        "harbour_small": "duplicate", "bulletin": "total_text_percentage", "slides": "motion",
+        "night": "motion", "defocused": "sharpness", "broken": "num_frames:",
+    }  # fmt: skip
+    assert "quality_filtering" in said
