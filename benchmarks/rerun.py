@@ -76,10 +76,15 @@ def measure(given: argparse.Namespace, folder: Path) -> None:
     ways = {name: lambda scorer=scorer: rerun(table, scorer) for name, scorer in names.items()}
     seconds = race(given.repeat, {**ways, PEER: lambda: peer(table, folder / "pandas.csv")})
     held = int(pd.read_csv(table).memory_usage(deep=True).sum())
-    print(f"  the table as pandas holds it: {held / MIB:.0f} MiB")
+    passing = growth(peer, table, folder / "pandas.csv")
+    print(
+        f"  the table as pandas holds it: {held / MIB:.0f} MiB; read and written by it: {passing / MIB:.0f} MiB"
+    )
     for name, scorer in names.items():
         verdict(f"of pandas' time ({name})", seconds[name] / seconds[PEER], most=3)
-        verdict(f"of the table's memory ({name})", growth(rerun, table, scorer) / held, most=3)
+        grown = growth(rerun, table, scorer)
+        verdict(f"of the table's memory ({name})", grown / held, most=3)
+        print(f"{grown / passing:.2f} of what pandas takes to read and write it")
 
 
 def main() -> None:
