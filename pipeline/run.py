@@ -8,6 +8,7 @@ to it, and the main one waits until the others are over.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import math
 import os
@@ -35,7 +36,7 @@ from pipeline.errors import (
     TooManyFailed,
 )
 from pipeline.log import Progress
-from pipeline.media import EVERY_FRAME, MAX_BAD_RATIO, Frame, Media, MediaInfo
+from pipeline.media import EVERY_FRAME, MAX_BAD_RATIO, READERS, Frame, Media, MediaInfo
 from pipeline.scorer import Frames, Row, Scorer, all_columns
 from pipeline.status import Status, recording
 from pipeline.store import Cells, Journal, Presence, Store, row_keys, working_on
@@ -53,7 +54,7 @@ GIB = 1 << 30
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run is done; nothing here changes a result."""
+    """How a run is done; nothing here changes a result, but for the reader, if another is wished for."""
 
     bs: int = option(16, "samples scored at once", ge=1)
     num_workers: int = option(0, "decoding processes; 0: one per core, shared by all ranks", ge=0)
@@ -62,6 +63,7 @@ class RunOptions:
     output: str = option("", "table to write instead of <table>_<suffix>.csv")
     pretrained_models: str = option("pretrained_models", "folder of the weight files")
     root: str = option("", "refuse files outside this folder")
+    reader: str = option(READERS[0], "what decodes videos; decord: pip install decord", choices=READERS)
     timeout: float = option(60.0, "seconds a sample may take, or 4 times its length", gt=0)
     worker_memory: float = option(4.0, "GiB of address space per decoding process", gt=0)
     max_failed: float = option(0.2, "share of rows that may fail before the exit code is 3", ge=0, le=1)
@@ -78,6 +80,7 @@ class SampleJob:
 
     scorers: tuple[Scorer, ...]
     root: str = ""
+    reader: str = READERS[0]
 
     def __call__(self, task: tuple[Row, tuple[int, ...]], allow: Any) -> list[Any]:
         """One item or MediaError for each wanted scorer."""
@@ -85,7 +88,7 @@ class SampleJob:
         scorers = [self.scorers[i] for i in wanted]
         if not any("path" in scorer.reads for scorer in scorers):
             return [_prepared(scorer, row, NoFrames()) for scorer in scorers]
-        media = Media(row["path"], root=self.root or None)
+        media = Media(row["path"], root=self.root or None, reader=self.reader)
         allow(REALTIME_FACTOR * media.info.duration)
         items = prepare_together(media, [(scorer, row) for scorer in scorers])
         media.check_unchanged()
@@ -278,6 +281,8 @@ def compute(
         TooManyFailed: the files seem not to be there at all.
         StorageError: a verdict could not be kept.
     """
+    if importlib.util.find_spec(options.reader.replace("pyav", "av")) is None:
+        raise CallError(f"--reader {options.reader}: pip install {options.reader}")
     work = _plan(frame, scorers, options, store, rank)
     rows = np.flatnonzero(np.logical_or.reduce([w.todo for w in work]))
     if not len(rows):
@@ -297,7 +302,7 @@ def compute(
 
         passing = _Pass(work, options, rank, heartbeat)
         pool = Pool(
-            SampleJob(tuple(scorers), options.root),
+            SampleJob(tuple(scorers), options.root, options.reader),
             min(len(rows), options.num_workers or max(1, (os.cpu_count() or 1) // rank.world)),
             seconds=options.timeout,
             memory_bytes=int(options.worker_memory * GIB),
@@ -538,7 +543,7 @@ def run_scorers(
     before = _stamps(paths)
     frame = meta.read(tables, needs)
     rank = launch.current()
-    store = Store(output.parent)
+    store = Store(output.parent, options.reader)
     status = Status(suffix, output, rows_in=len(frame))
     presence = Presence(output.parent, rank) if rank.world > 1 else None
     beat = presence.beat if presence is not None else lambda: None

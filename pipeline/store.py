@@ -41,6 +41,7 @@ import pyarrow.parquet as pq
 from pipeline import meta
 from pipeline.errors import MAX_TRIES, TRANSIENT, Incomplete, MediaError, StorageError, storing
 from pipeline.launch import Rank
+from pipeline.media import READERS
 from pipeline.scorer import Scorer, provenance
 
 log = logging.getLogger(__name__)
@@ -100,15 +101,20 @@ def _file_mark(path: str) -> str:
 
 
 class Store:
-    """The `.clipsheet` folder beside a table."""
+    """The `.clipsheet` folder beside a table.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        reader: what decodes; verdicts by another are others.
+    """
+
+    def __init__(self, folder: Path, reader: str = READERS[0]) -> None:
         self.folder = folder / FOLDER
+        self._by = "" if reader == READERS[0] else f" read by {reader}"
 
     def cells(self, scorer: Scorer) -> Cells:
         """The verdicts of a scorer with its parameters."""
         names = tuple(column.name for column in scorer.columns)
-        return self.verdicts_of(scorer.name, provenance(scorer), names)
+        return self.verdicts_of(scorer.name, provenance(scorer) + self._by, names)
 
     def verdicts_of(self, name: str, meaning: str, columns: Sequence[str]) -> Cells:
         """The verdicts of whatever `meaning` describes in full; equal words, equal verdicts."""

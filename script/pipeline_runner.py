@@ -202,7 +202,7 @@ def share_pass(group: Sequence[Stage], source: Path, folder: Path, wanted: Plan)
         num_workers=wanted.options.num_workers, use_cpu=wanted.options.use_cpu,
         bs=min(sizes, default=wanted.options.bs), root=wanted.options.root,
         timeout=wanted.options.timeout, worker_memory=wanted.options.worker_memory,
-        retry_failed=wanted.options.retry_failed, stall=wanted.options.stall,
+        retry_failed=wanted.options.retry_failed, stall=wanted.options.stall, reader=wanted.options.reader,
         skip_if_existing=wanted.options.skip_if_existing,
     )  # fmt: skip
     processes = _processes(group, wanted)
@@ -230,7 +230,7 @@ def score_shared(source: Path, scorers: list[Scorer], folder: Path, options: run
     frame = meta.read(source, ())
     names = " ".join(scorer.name for scorer in scorers)
     rank = launch.Rank.from_environment()
-    run.compute(frame, scorers, options, Store(folder), rank, names)
+    run.compute(frame, scorers, options, Store(folder, options.reader), rank, names)
 
 
 def guarded_share(source: Path, scorers: list[Scorer], folder: Path, options: run.RunOptions) -> int:

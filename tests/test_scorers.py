@@ -338,6 +338,22 @@ def test_ocr_reads_what_the_authors_of_the_model_read(media):
         assert published[file] in read
 
 
+# --- another reader ----------------------------------------------------------------------------
+
+
+def test_decord_reads_what_pyav_reads_and_its_scores_are_kept_apart(clips, tmp_path):
+    table = write_table(tmp_path / "m.csv", listing(clips, "[abc].*"))
+    found = []
+    for reader in ("pyav", "decord"):
+        status = run_scorers([str(table)], [Quality(), Motion()], RunOptions(num_workers=1, reader=reader))
+        found.append(read_table(status.output))
+    assert len(list((tmp_path / ".clipsheet" / "cells").iterdir())) == 4
+    for one, other in zip(*found, strict=True):
+        assert one["error"] == other["error"] == ""
+        for column in ("brightness", "contrast", "frozen"):  # luma by way of RGB: rounded twice
+            assert float(other[column]) == pytest.approx(float(one[column]), rel=0.05, abs=0.01)
+
+
 # --- several at once ---------------------------------------------------------------------------
 
 

@@ -228,7 +228,7 @@ def deduplicate(tables: Sequence[str], how: Deduplication, options: RunOptions) 
     frame = meta.read(tables)
     scorer = Hashes(how.hash)
     with working_on(output), recording(Status("dedup", output, rows_in=len(frame))) as status:
-        store = Store(output.parent)
+        store = Store(output.parent, options.reader)
         run.compute(frame, [scorer], options, store, launch.Rank(), "dedup")
         cells = store.cells(scorer)
         found = _Hashed(frame, cells.load(), how)
