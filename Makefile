@@ -13,13 +13,17 @@ VIDEOS ?=
 
 .PHONY: demo test check fix bench clean
 
+# uv takes a minute where pip takes many; pip helps where uv cannot, for uv does not read pip's settings.
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -q
+install = $(PIP) uv && $(BIN)/uv pip install -q --python $(BIN)/python -r $(1) || $(PIP) -r $(1)
+
 .venv/run: requirements.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements.txt
+	$(call install,requirements.txt)
 	touch $@
 
 .venv/dev: requirements-dev.txt .venv/run
-	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements-dev.txt
+	$(call install,requirements-dev.txt)
 	touch $@
 
 demo: .venv/run
