@@ -43,6 +43,8 @@ class Rank:
             return cls()
         names = ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT")
         launch = "-".join(os.environ.get(name, "") for name in names)
+        if os.environ.get("LOCAL_WORLD_SIZE") == str(world):  # all on one machine, children of one launcher
+            launch += f"-{os.getppid()}"
         rank = int(os.environ["RANK"])
         local = int(os.environ.get("LOCAL_RANK", str(rank)))
         return cls(rank, world, local, "".join(c if c.isalnum() else "-" for c in launch))
@@ -85,13 +87,14 @@ def launch(function: Callable[..., Any], *args: Any, processes: int) -> list[int
         function: importable by name; its arguments picklable.
 
     Returns:
-        The exit code of each process: what `function` returned if that is an int, else 0.
+        The exit code of each process: what `function` returned, as an int or its `exit_code`, else 0.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     shared = {
         "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "TORCHELASTIC_RUN_ID": uuid.uuid4().hex,
@@ -115,9 +118,12 @@ def launch(function: Callable[..., Any], *args: Any, processes: int) -> list[int
         for process in started:
             if process.poll() is None:
                 process.terminate()
+        for process in started:
+            process.wait()
 
 
 if __name__ == "__main__":
     called, arguments = pickle.load(sys.stdin.buffer)
+    current()
     result = called(*arguments)
-    sys.exit(result if isinstance(result, int) else 0)
+    sys.exit(result if isinstance(result, int) else getattr(result, "exit_code", 0))

@@ -246,8 +246,11 @@ def _plan(
         if options.skip_if_existing:
             todo &= ~_filled(frame, scorer)
         todo &= ~pd.Series(own).duplicated().to_numpy()
+        began = verdicts.began
+        if options.retry_failed:  # one more try, but alone
+            began = {key: min(count, 2) for key, count in began.items()}
         tries = {own[i]: int(verdicts.tries[at[i]]) for i in np.flatnonzero(todo & (at >= 0))}
-        work.append(_Work(scorer, cells, own, todo & mine, tries, verdicts.began))
+        work.append(_Work(scorer, cells, own, todo & mine, tries, began))
     return work
 
 
@@ -333,6 +336,8 @@ class _Pass:
         self._seen = 0
         self._codes: Counter[str] = Counter()
         self._told: set[str] = set()
+        # Failures that speak of the machine, kept back until it is clear that they do not.
+        self._held: list[tuple[_Work, str, MediaError]] | None = []
 
     def take(self, row: int, result: Any) -> None:
         """What a worker made of a row: one item per wanted scorer, or a MediaError for all."""
@@ -351,14 +356,14 @@ class _Pass:
                     self._flush(work)
         self._seen += 1
         if self._seen == EARLY_ROWS:
-            self._check_environment(EARLY_ROWS)
+            self._check_environment()
+            self._release()
 
     def finish(self) -> None:
         """Score what is left."""
         for work in self._work:
             self._flush(work)
-        if self._seen < EARLY_ROWS:
-            self._check_environment(self._seen)
+        self._release()
 
     def close(self) -> None:
         for work in self._work:
@@ -376,14 +381,24 @@ class _Pass:
             self._told.add(error.detail)
             log.error("%s: an exception nobody foresaw; its rows fail\n%s", work.scorer.name, error.trace)
         self._codes[error.code] += 1
-        self._journal(work).failed(key, error, work.tries.get(key, 0) + 1)
+        if self._held is not None and error.code in ENVIRONMENTAL:
+            self._held.append((work, key, error))
+        else:
+            self._journal(work).failed(key, error, work.tries.get(key, 0) + 1)
 
-    def _check_environment(self, rows: int) -> None:
+    def _release(self) -> None:
+        held, self._held = self._held or [], None
+        for work, key, error in held:
+            self._fail(work, key, error)
+
+    def _check_environment(self) -> None:
         for code, count in self._codes.items():
-            if code in ENVIRONMENTAL and count > rows * len(self._work) / 2 and rows >= EARLY_ROWS:
+            if code in ENVIRONMENTAL and count > EARLY_ROWS * len(self._work) / 2:
+                for work, key, error in self._held or []:
+                    self._journal(work).failed(key, error, tries=0)
                 raise TooManyFailed(
-                    f"{count} of the first {rows} rows failed with `{code}`: is the disk mounted? "
-                    "Nothing is lost; the same command tries them again"
+                    f"{count} of the first {EARLY_ROWS * len(self._work)} results are `{code}`: is the disk "
+                    "mounted? None of that counts; the same command tries them again"
                 )
 
     def _flush(self, work: _Work) -> None:
@@ -549,6 +564,8 @@ def run_scorers(
     beat = presence.beat if presence is not None else lambda: None
     if not rank.is_main:
         compute(frame, scorers, options, store, rank, suffix, beat)
+        if presence is not None:
+            presence.over()
         return status
     with working_on(output), recording(status):
         compute(frame, scorers, options, store, rank, suffix, beat)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -77,11 +78,11 @@ class Status:
         """Where write() puts it: `<output stem>_status.json`."""
         return status_path(self.output)
 
-    def write(self) -> None:
+    def write(self, state: str = "") -> None:
         """Keep it beside the output, for launchers lose exit codes."""
         entry = {
             "tool": self.tool,
-            "state": STATES.get(self.exit_code, "failed"),
+            "state": state or STATES.get(self.exit_code, "failed"),
             "exit": self.exit_code,
             "message": self.message,
             "output": os.fspath(self.output),
@@ -113,8 +114,12 @@ def _utc(seconds: float) -> str:
 
 @contextmanager
 def recording(status: Status) -> Iterator[Status]:
-    """Time a run and write its status, also when it ends with an error, which goes on."""
+    """Time a run and write its status, also when it ends with an error, which goes on.
+
+    Until then the file says `running`, and by which process: what a kill leaves behind is no old success.
+    """
     begun = time.monotonic()
+    status.write("running")
     try:
         yield status
     except BaseException as error:
@@ -123,5 +128,7 @@ def recording(status: Status) -> Iterator[Status]:
         raise
     finally:
         status.seconds = time.monotonic() - begun
-        if status.exit_code != errors.STORAGE:
+        with (
+            contextlib.suppress(errors.StorageError) if status.exit_code == errors.STORAGE else nullcontext()
+        ):
             status.write()

@@ -49,6 +49,9 @@ log = logging.getLogger(__name__)
 FOLDER = ".clipsheet"
 SYNC_SECONDS = 1.0
 COMPACT_BYTES = 1 << 20
+COMPACT_FILES = 200
+OVER = b"over"
+START_SLACK_SECONDS = 600.0  # by which the processes of a launch may begin one after another
 STAT_THREADS = 16
 STAT_CHUNK = 500
 SLOW_CHUNK_SECONDS = 0.02  # a local disk takes 1 ms; threads would only be in each other's way
@@ -156,7 +159,7 @@ class Verdicts:
             return found
         codes = self.error.to_numpy(zero_copy_only=False)
         failed = codes != ""
-        again = np.isin(codes, list(TRANSIENT)) & (self.tries < MAX_TRIES)
+        again = np.isin(codes, list(TRANSIENT)) & (self.tries < MAX_TRIES) | (self.tries == 0)
         again = failed if retry_failed else again
         return found & ~again[at]
 
@@ -182,7 +185,7 @@ class Cells:
         del parts, table
         meta.release_memory()
         for key, at in zip(began, verdicts.find(list(began)), strict=True) if began else ():
-            if at >= 0:
+            if at >= 0 and verdicts.error[at].as_py() != "crashed":  # the process lived to tell
                 began[key] = 0
         return verdicts
 
@@ -199,21 +202,27 @@ class Cells:
         with storing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "scorer.txt").write_text(self.meaning + "\n")
-        moment = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{time.time_ns() % 10**9:09d}"
-        name = f"{moment}-{socket.gethostname()}-{os.getpid()}.jsonl"
-        return Journal(self.folder / name, self.columns)
+        while True:
+            moment = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{time.time_ns() % 10**9:09d}"
+            name = f"{moment}-{socket.gethostname()}-{os.getpid()}.jsonl"
+            journal = Journal(self.folder / name, self.columns)
+            if journal.is_ours():
+                return journal
 
     def compact(self) -> None:
         """Move the verdicts of ended processes from their journals into one Parquet file."""
-        if sum(p.stat().st_size for p in self._journals()) < COMPACT_BYTES:
+        journals = sorted(self._journals())
+        if len(journals) < COMPACT_FILES and sum(p.stat().st_size for p in journals) < COMPACT_BYTES:
             return
         with contextlib.ExitStack() as stack, storing(self.folder):
             if not _try_lock(stack.enter_context(open(self.folder / "lock", "ab"))):
                 return
             ended = []
-            for path in sorted(self._journals()):
+            for path in journals[:COMPACT_FILES]:  # no more files open at once than a process may
                 if _try_lock(stack.enter_context(open(path, "ab"))):
                     ended.append(path)
+            if not ended:
+                return
             parts = [_read_journal(path, self._schema()) for path in ended]
             parts = [p.filter(pc.is_null(p.column("_began"))) for p in parts]
             table = _newest(pa.concat_tables([*self._compacted(), *parts]))
@@ -303,7 +312,16 @@ class Journal:
         self._synced = time.monotonic()
         with storing(path):
             self._file: IO[bytes] = open(path, "xb", buffering=0)
-            _try_lock(self._file)
+            self._locked = _try_lock(self._file)
+
+    def is_ours(self) -> bool:
+        """Whether nobody took the new file for one of an ended process before it was locked."""
+        with contextlib.suppress(FileNotFoundError):
+            same = os.path.samestat(os.fstat(self._file.fileno()), os.stat(self._path))
+            if same and self._locked is not False:
+                return True
+        self._file.close()
+        return False
 
     def __enter__(self) -> Journal:
         return self
@@ -323,7 +341,7 @@ class Journal:
         self._write({"_key": key, **dict(zip(self._names, values, strict=True))})
 
     def failed(self, key: str, error: MediaError, tries: int) -> None:
-        """Keep a row's failure and how often it has been tried."""
+        """Keep a row's failure and how often it has been tried; 0 for a failure that does not count."""
         self._write({"_key": key, "_error": error.code, "_detail": error.detail, "_tries": tries})
 
     def began(self, key: str) -> None:
@@ -345,8 +363,12 @@ class Journal:
 # --- who is at work ----------------------------------------------------------------------------
 
 
-def _try_lock(file: IO[bytes]) -> bool:
-    """Take an exclusive lock that the kernel frees when the process ends; False if another has it."""
+def _try_lock(file: IO[bytes]) -> bool | None:
+    """Take an exclusive lock that the kernel frees when the process ends.
+
+    Returns:
+        False if another has it, None where the file system has no locks.
+    """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -354,7 +376,8 @@ def _try_lock(file: IO[bytes]) -> bool:
     except OSError as error:
         if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
             raise
-        log.warning("%s: this file system has no locks; run one process per folder", file.name)
+        log.warning("%s: this file system has no locks; run one tool at a time per folder", file.name)
+        return None
     return True
 
 
@@ -371,7 +394,7 @@ def working_on(output: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "a+b")
     with file:
-        if not _try_lock(file):
+        if _try_lock(file) is False:
             file.seek(0)
             holder = file.read(1000).decode("utf-8", "replace").strip() or "another process"
             raise Incomplete(f"{output}: {holder} is making it; wait for that and run this again")
@@ -394,12 +417,18 @@ class Presence:
         path = self._ranks / str(rank.index)
         with storing(path):
             self._ranks.mkdir(parents=True, exist_ok=True)
-            self._file = open(path, "ab")  # stays open, and locked, until the process ends
-        _try_lock(self._file)
+            self._file = open(path, "w+b", buffering=0)  # stays open, and locked, until the process ends
+        while _try_lock(self._file) is False:  # someone is looking whether we have ended
+            time.sleep(0.05)
+        self._began = time.time()
 
     def beat(self) -> None:
         """This process is alive."""
         os.utime(self._file.fileno())
+
+    def over(self) -> None:
+        """This process has done its rows; for file systems that cannot tell by its lock."""
+        self._file.write(OVER)
 
     def last_beat(self) -> float:
         """When the last sign of life of any process of the launch was, in seconds since 1970."""
@@ -410,7 +439,9 @@ class Presence:
         for rank in range(1, world):
             try:
                 with open(self._ranks / str(rank), "r+b") as file:
-                    if not _try_lock(file):
+                    stale = os.fstat(file.fileno()).st_mtime < self._began - START_SLACK_SECONDS
+                    locked = _try_lock(file)
+                    if stale or locked is False or (locked is None and file.read() != OVER):
                         return False
             except FileNotFoundError:
                 return False

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import logging
 import shutil
@@ -23,9 +24,9 @@ import numpy as np
 
 from pipeline import config, errors, launch, meta, run
 from pipeline.cli import Parser, guarded, run_main
-from pipeline.errors import CallError
+from pipeline.errors import CallError, ClipsheetError, Stopped
 from pipeline.scorer import Scorer, provenance
-from pipeline.status import Status
+from pipeline.status import Status, recording
 from pipeline.store import FOLDER, Store, working_on
 from script.plan import Plan, part, plan
 from script.stages import Stage, groups
@@ -38,6 +39,9 @@ PACKAGES = (
 ).split()
 
 
+Measure = tuple[int | None, float | None]  # rows, hours
+
+
 class Record:
     """What each stage wrote from what, to tell a table that was edited from one that is out of date."""
 
@@ -48,31 +52,31 @@ class Record:
         except (OSError, ValueError):
             self._entries = {}
 
-    def is_edited(self, stage: Stage, source: Path, output: Path) -> bool:
-        """Whether a user changed the output since, while the stage would write the same again."""
+    def is_edited(self, made_by: str, source: Path, output: Path) -> bool:
+        """Whether a user changed the output since, while `made_by` would write the same again."""
         entry = self._entries.get(str(output))
         if entry is None or entry["output"] is None or not output.is_file():
             return False
         if _sha256(output) == entry["output"]:
             return False
-        if entry["input"] == _sha256(source) and entry["stage"] == _described(stage):
+        if entry["input"] == _sha256(source) and entry["stage"] == made_by:
             return True
         aside = _aside(output)
         log.warning("%s was edited by hand and is out of date: kept as %s, made again", output, aside)
         shutil.copyfile(output, aside)
         return False
 
-    def begin(self, stage: Stage, source: Path, output: Path) -> None:
-        """The stage is about to write."""
-        self._keep(stage, source, output, None)
+    def begin(self, made_by: str, source: Path, output: Path) -> None:
+        """The output is about to be written."""
+        self._keep(made_by, source, output, None)
 
-    def done(self, stage: Stage, source: Path, output: Path) -> None:
-        """The stage has written."""
-        self._keep(stage, source, output, _sha256(output))
+    def done(self, made_by: str, source: Path, output: Path) -> None:
+        """The output has been written."""
+        self._keep(made_by, source, output, _sha256(output))
 
-    def _keep(self, stage: Stage, source: Path, output: Path, sha256: str | None) -> None:
+    def _keep(self, made_by: str, source: Path, output: Path, sha256: str | None) -> None:
         self._entries[str(output)] = {
-            "stage": _described(stage),
+            "stage": made_by,
             "input": _sha256(source),
             "output": sha256,
         }
@@ -116,57 +120,83 @@ def carry_out(wanted: Plan, *, whole: bool) -> Status:
         raise CallError("; ".join(missing))
     for note in wanted.skipped:
         log.info("skipped: %s", note)
-    folder = wanted.paths.meta
     final = wanted.paths.final
-    status = Status("pipeline", final if whole else wanted.outputs[-1])
+    status = Status("pipeline", final)
     done: list[dict[str, Any]] = []
-    began = time.monotonic()
-    with working_on(final):
-        record = Record(folder)
-        at = 0
-        for group in groups(wanted.stages):
-            for place, stage in enumerate(group):
-                source, output = wanted.inputs[at], wanted.outputs[at]
-                if place == 0 and wanted.options.share_pass:
-                    done += share_pass(group, source, folder, wanted)
-                entry = _run_stage(stage, source, output, record, wanted)
-                done.append(entry)
-                _write_run_json(folder, wanted, done)
-                status.rows_in = status.rows_in or entry["rows_in"]
-                status.rows_out = entry["rows_out"]
-                status.seconds = time.monotonic() - began
-                if entry["exit"]:
-                    print(funnel(done), flush=True)
-                    status.exit_code, status.output = entry["exit"], output
-                    status.message = f"{stage.name}: {entry['message']}"
-                    return status
-                at += 1
-        if whole:
-            with meta.replacing(final) as file, open(wanted.outputs[-1], "rb") as last:
-                shutil.copyfileobj(last, file)
-    print(funnel(done), flush=True)
+    with working_on(final), recording(status):
+        record = Record(wanted.paths.meta)
+        try:
+            _run_stages(wanted, record, done, status)
+        finally:
+            _write_run_json(wanted, done)
+            if done:
+                print(funnel(done), flush=True)
+        if whole and not status.exit_code:
+            _write_final(wanted.outputs[-1], final, record)
     return status
 
 
+def _run_stages(wanted: Plan, record: Record, done: list[dict[str, Any]], status: Status) -> None:
+    """Run one stage after another, up to one that fails."""
+    stages = iter(zip(wanted.stages, wanted.inputs, wanted.outputs, strict=True))
+    for group in groups(wanted.stages):
+        for place, (stage, source, output) in enumerate(itertools.islice(stages, len(group))):
+            if wanted.options.share_pass:
+                ahead = group if place == 0 else []
+            else:
+                ahead = [stage]
+            done += score_ahead(ahead, source, wanted)
+            try:
+                done.append(_run_stage(stage, source, output, record, wanted))
+            except (ClipsheetError, Stopped) as error:
+                failed = Status(stage.name, output, exit_code=error.exit_code, message=str(error))
+                done.append(_entry(stage, source, failed, wanted, (None, None), (None, None)))
+                raise
+            _write_run_json(wanted, done)
+            status.rows_in = status.rows_in or done[-1]["rows_in"]
+            status.rows_out = done[-1]["rows_out"]
+            if done[-1]["exit"]:
+                status.exit_code, status.message = done[-1]["exit"], f"{stage.name}: {done[-1]['message']}"
+                return
+
+
+def _write_final(last: Path, final: Path, record: Record) -> None:
+    """The last table under the name that it always has, unless a user edited it since."""
+    made_by = "the last table"
+    if record.is_edited(made_by, last, final):
+        log.info("%s was edited by hand and is kept; delete it to have it made anew", final)
+        return
+    record.begin(made_by, last, final)
+    meta.write(meta.read([last], ()), final)
+    record.done(made_by, last, final)
+
+
 def _run_stage(stage: Stage, source: Path, output: Path, record: Record, wanted: Plan) -> dict[str, Any]:
-    before = _rows_and_hours(source) if source.is_file() else (0, None)
-    if record.is_edited(stage, source, output):
-        log.info("%s: %s was edited by hand and is kept", stage.name, output)
+    before: Measure = _rows_and_hours(source) if source.is_file() else (0, None)
+    made_by = _described(stage)
+    if record.is_edited(made_by, source, output):
+        log.info("%s: %s was edited by hand and is kept; delete it to have it made anew", stage.name, output)
         status = Status(stage.name, output, message="edited by hand: kept")
-        status.rows_in = before[0]
+        status.rows_in = before[0] or 0
     else:
-        record.begin(stage, source, output)
+        record.begin(made_by, source, output)
         options = run.RunOptions(
             **{f: getattr(wanted.options, f) for f in run.RunOptions.__dataclass_fields__}
         )
         status = stage.run(source, output, options)
         log.info("%s", status.line())
-        record.done(stage, source, output)
-    after = _rows_and_hours(output)
+        record.done(made_by, source, output)
+    return _entry(stage, source, status, wanted, before, _rows_and_hours(output))
+
+
+def _entry(
+    stage: Stage, source: Path, status: Status, wanted: Plan, before: Measure, after: Measure
+) -> dict[str, Any]:
+    """What run.json says of a stage."""
     return {
         "stage": stage.name,
         "input": str(source) if source.name else wanted.paths.video,
-        "output": str(output),
+        "output": str(status.output),
         "rows_in": status.rows_in,
         "rows_out": after[0],
         "hours_in": before[1],
@@ -182,30 +212,26 @@ def _run_stage(stage: Stage, source: Path, output: Path, record: Record, wanted:
     }
 
 
-def share_pass(group: Sequence[Stage], source: Path, folder: Path, wanted: Plan) -> list[dict[str, Any]]:
-    """Score a table for all stages of a group at once: every file is decoded once.
+def score_ahead(group: Sequence[Stage], source: Path, wanted: Plan) -> list[dict[str, Any]]:
+    """Score a table for all stages of a group at once, in one process or many: every file is decoded once.
 
     The verdicts go to the store, from which each stage then writes its own table.
 
     Returns:
-        What run.json says of it; nothing where there is nothing to share.
+        What run.json says of it; nothing where the stage does as well by itself.
     """
     if not source.is_file():
         return []
     began = time.monotonic()
     columns = set(meta.read(source, ()).columns)
     scorers = [s for stage in group for s in stage.scorers if set(s.reads) <= columns]
-    if len(scorers) < 2:
+    processes = _processes(group, wanted)
+    if not scorers or (len(scorers) == 1 and processes == 1):
         return []
     sizes = [stage.bs for stage in group if stage.bs is not None]
-    options = run.RunOptions(
-        num_workers=wanted.options.num_workers, use_cpu=wanted.options.use_cpu,
-        bs=min(sizes, default=wanted.options.bs), root=wanted.options.root,
-        timeout=wanted.options.timeout, worker_memory=wanted.options.worker_memory,
-        retry_failed=wanted.options.retry_failed, stall=wanted.options.stall, reader=wanted.options.reader,
-        skip_if_existing=wanted.options.skip_if_existing,
-    )  # fmt: skip
-    processes = _processes(group, wanted)
+    given = {f: getattr(wanted.options, f) for f in run.RunOptions.__dataclass_fields__}
+    options = run.RunOptions(**given | {"bs": min(sizes, default=wanted.options.bs)})
+    folder = wanted.paths.meta
     if processes == 1:
         score_shared(source, scorers, folder, options)
     else:
@@ -263,7 +289,8 @@ def _rows_and_hours(table: Path) -> tuple[int, float | None]:
     return len(frame), None
 
 
-def _write_run_json(folder: Path, wanted: Plan, done: list[dict[str, Any]]) -> None:
+def _write_run_json(wanted: Plan, done: list[dict[str, Any]]) -> None:
+    folder = wanted.paths.meta
     versions = {"python": sys.version.split()[0]}
     for package in PACKAGES:
         try:
@@ -288,7 +315,7 @@ def funnel(done: Sequence[dict[str, Any]]) -> str:
         failed = ", ".join(f"{n} {code}" for code, n in entry["failed"].items())
         lines.append(
             (
-                entry["stage"], str(entry["rows_in"]), str(entry["rows_out"]), _hours(entry["hours_in"]),
+                entry["stage"], str(entry["rows_in"]), _shown(entry["rows_out"]), _hours(entry["hours_in"]),
                 _hours(entry["hours_out"]), str(entry["failed_rows"]), f"{entry['seconds']:.1f}",
                 "; ".join(part for part in (dropped, failed and f"failed: {failed}", entry["message"]) if part),
             )
@@ -303,6 +330,10 @@ def funnel(done: Sequence[dict[str, Any]]) -> str:
         for line in lines
     )
     return "\n".join(row.rstrip() for row in rows)
+
+
+def _shown(value: int | None) -> str:
+    return "-" if value is None else str(value)
 
 
 def _hours(value: float | None) -> str:

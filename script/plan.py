@@ -13,7 +13,7 @@ from pipeline import config, meta
 from pipeline.config import check_keys, option
 from pipeline.errors import ConfigError
 from pipeline.run import RunOptions
-from script.stages import STEPS, UNAVAILABLE, Paths, Stage
+from script.stages import FOLLOWERS, STEPS, UNAVAILABLE, Paths, Stage
 
 SECTIONS = (
     "meta_steps",
@@ -63,7 +63,8 @@ class Plan:
         ]
         first = self.stages[0]
         if first.name == "convert_dataset":
-            if not os.path.isdir(self.paths.video):
+            listed = first.parameters["from_json"] or first.parameters["download"]
+            if not listed and not os.path.isdir(self.paths.video):
                 found.append(f"paths.ROOT_VIDEO: {self.paths.video}: no such folder")
         elif not self.inputs[0].is_file():
             found.append(f"{first.name}: its input {self.inputs[0]} is not there; run the stages before it")
@@ -128,10 +129,10 @@ def _nested(given: Mapping[str, Any], paths: Paths) -> tuple[list[Stage], list[s
     stages: list[Stage] = []
     skipped: list[str] = []
     for name, section in UNAVAILABLE.items():
-        if _runs(given, section, name) and name not in ("option_filtering", "lpips_filtering",
-                                                        "aesthetic_filtering", "nsfw_filtering",
-                                                        "caption_filtering", "clean_caption"):  # fmt: skip
+        if _runs(given, section, name) and name not in FOLLOWERS:
             raise ConfigError(f"{section}.{name}: this version cannot run it; set run: false")
+        if _runs(given, section, name):
+            skipped.append(f"{name}: {FOLLOWERS[name]} does not run")
     enabled = {name for name, step in STEPS.items() if _runs(given, step.section, name)}
     for name, step in STEPS.items():
         if name not in enabled:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import meta
-from pipeline.config import build, check_keys
+from pipeline.config import build, check_keys, option
 from pipeline.datasets.convert import ConvertOptions, convert
 from pipeline.datasets.datautil import FILTERS, UtilOptions, Verbs, datautil, suffix_of
 from pipeline.datasets.deduplication import Deduplication, Hashes, deduplicate
@@ -89,7 +89,7 @@ def _convert(name: str, given: dict[str, Any], paths: Paths, where: str) -> Stag
 
 def _scorer(cls: type[Scorer]) -> Maker:
     def make(name: str, given: dict[str, Any], paths: Paths, where: str) -> Stage:
-        run_keys, rest = _split_run_keys(given)
+        run_keys, rest, processes = _split_run_keys(given, where)
         first = str(rest.pop("input_meta_csv", None) or "")
         scorer = build(cls, rest, where)
         return Stage(
@@ -99,7 +99,7 @@ def _scorer(cls: type[Scorer]) -> Maker:
                 [str(table)], [scorer], dataclasses.replace(run, output=str(out), **run_keys)
             ),
             scorers=(scorer,), first_input=first,
-            processes=_processes(given, where), bs=run_keys.get("bs"),
+            processes=processes, bs=run_keys.get("bs"),
         )  # fmt: skip
 
     return make
@@ -141,10 +141,8 @@ def _filtering(*verbs: str) -> Maker:
 
 
 def _dedup(name: str, given: dict[str, Any], paths: Paths, where: str) -> Stage:
-    run_keys, rest = _split_run_keys(given)
+    run_keys, rest, _ = _split_run_keys(given, where)
     first = str(rest.pop("input_meta_csv", None) or "")
-    if isinstance(rest.get("threshold"), int):
-        rest["threshold"] = float(rest["threshold"])
     how = build(Deduplication, rest, where)
     return Stage(
         name, _fields(how), ("path",), (),
@@ -159,9 +157,6 @@ def _dedup(name: str, given: dict[str, Any], paths: Paths, where: str) -> Stage:
 def _cut(name: str, given: dict[str, Any], paths: Paths, where: str) -> Stage:
     given.pop("drop_invalid_timestamps", None)  # the ancestor's: here invalid ones always stand aside
     clips_table = given.pop("output_meta_csv", None)
-    for key in ("min_seconds", "max_seconds", "target_fps"):
-        if isinstance(given.get(key), int) and not isinstance(given[key], bool):
-            given[key] = float(given[key])
     cutting = dataclasses.replace(build(Cutting, given, where), save_dir=paths.clips)
     output = Path(clips_table or paths.meta / "meta_clips.csv")
     return Stage(
@@ -187,27 +182,31 @@ def _columns_needed(verbs: Verbs) -> tuple[str, ...]:
     return tuple(c for c in dict.fromkeys(needed) if c not in known | {"filesize"})
 
 
-def _split_run_keys(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The ancestors' and our keys about how to run, apart from those about what is computed."""
-    rest = dict(given)
+def _split_run_keys(
+    given: Mapping[str, Any], where: str
+) -> tuple[dict[str, Any], dict[str, Any], int | None]:
+    """The ancestors' and our keys about how to run, apart from those about what is computed; and how many
+    processes at most."""
+    names = RunKeys.__dataclass_fields__
+    keys = build(RunKeys, {name: value for name, value in given.items() if name in names}, where)
     run: dict[str, Any] = {}
-    for key in ("batch_size", "bs"):
-        if rest.get(key) is not None:
-            run["bs"] = rest[key]
-        rest.pop(key, None)
-    use_ascend = rest.pop("use_ascend", None)
-    use_cpu = rest.pop("use_cpu", None)
-    if use_cpu is not None or use_ascend is not None:
-        run["use_cpu"] = bool(use_cpu) if use_cpu is not None else not use_ascend
-    rest.pop("worker_num", None)
-    return run, rest
+    bs = keys.batch_size if keys.bs is None else keys.bs
+    if bs is not None:
+        run["bs"] = bs
+    if keys.use_cpu is not None or keys.use_ascend is not None:
+        run["use_cpu"] = not keys.use_ascend if keys.use_cpu is None else keys.use_cpu
+    return run, {name: value for name, value in given.items() if name not in names}, keys.worker_num
 
 
-def _processes(given: Mapping[str, Any], where: str) -> int | None:
-    count = given.get("worker_num")
-    if count is not None and (not isinstance(count, int) or count < 1):
-        raise ConfigError(f"{where}.worker_num: {count!r}: a number of processes from 1 is needed")
-    return count
+@dataclass(frozen=True)
+class RunKeys:
+    """Keys of a stage that say how it is run."""
+
+    bs: int | None = option(None, "samples scored at once", ge=1)
+    batch_size: int | None = option(None, "the ancestors' name of it", ge=1)
+    use_cpu: bool | None = option(None, "use no GPU")
+    use_ascend: bool | None = option(None, "the ancestors' opposite of it")
+    worker_num: int | None = option(None, "processes at most, on as many GPUs", ge=1)
 
 
 # --- the stages --------------------------------------------------------------------------------
@@ -283,6 +282,16 @@ UNAVAILABLE: dict[str, str] = {
     "clean_caption": "pipeline_steps.captioning",
     "matching_with_captions": "pipeline_steps.captioning",
     "caption_filtering": "pipeline_steps.captioning",
+}
+
+#: Those of them that only work on what another one wrote.
+FOLLOWERS: dict[str, str] = {
+    "option_filtering": "option_matching",
+    "lpips_filtering": "lpips_scoring",
+    "aesthetic_filtering": "aesthetic_scoring",
+    "nsfw_filtering": "nsfw_scoring",
+    "caption_filtering": "matching_with_captions",
+    "clean_caption": "a captioner",
 }
 
 

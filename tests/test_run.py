@@ -438,3 +438,107 @@ def test_a_disk_that_fills_up_ends_with_5_leaves_the_old_table_and_the_rest_is_d
     assert 2 <= before < 60
     assert len(score(table, Words(log=str(tmp_path / "log")))) == 60
     assert len(logged(tmp_path / "log")) <= 60 + 2
+
+
+# --- long runs, old crashes, other file systems ------------------------------------------------
+
+
+def test_a_long_run_that_makes_progress_is_not_ended():
+    program = (
+        "import time\n"
+        "from pipeline.watchdog import Watchdog\n"
+        "with Watchdog(1.0) as watchdog:\n"
+        "    for _ in range(60):\n"
+        "        time.sleep(0.05); watchdog.alive()\n"
+        "print('ended in order')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPO, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "ended in order\n"), done.stderr
+
+
+def test_a_row_that_was_given_up_does_not_kill_later_runs(tmp_path):
+    table = write_table(tmp_path / "m.csv", texts("a", "kill me"))
+    codes = []
+    for _ in range(8):
+        process = _start(table, tmp_path / "log", max_failed=1.0)
+        process.communicate(timeout=60)
+        codes.append(process.returncode)
+    assert codes[:3].count(0) == 0
+    assert set(codes[3:]) == {0}
+    assert read_table(tmp_path / "m_words.csv")[1]["error"] == "words: crashed"
+
+
+def test_a_run_that_is_killed_leaves_no_old_success_behind(tmp_path):
+    table = write_table(tmp_path / "m.csv", texts("a"))
+    score(table, Words(str(tmp_path / "log"), 0.2))
+    write_table(table, texts(*(f"row {n}" for n in range(30))))
+    process = _start(table, tmp_path / "log", seconds=0.2)
+    _wait_for(lambda: len(logged(tmp_path / "log")) >= 2)
+    process.kill()
+    process.communicate()
+    left = json.loads((tmp_path / "m_words_status.json").read_text())
+    assert (left["state"], left["pid"]) == ("running", process.pid)
+
+
+def test_an_early_stop_keeps_no_failure_that_a_missing_library_caused(tmp_path):
+    table = write_table(tmp_path / "m.csv", texts(*(f"raise {n}" for n in range(250))))
+    with pytest.raises(TooManyFailed, match="model_error"):
+        score(table)
+    for _ in range(4):
+        with pytest.raises(TooManyFailed):
+            score(table)
+    write_table(table, texts("raise 0"))
+    assert score(table)[0]["error"] == "words: model_error"
+
+
+def test_where_a_file_system_has_no_locks_a_journal_in_use_stays(tmp_path, monkeypatch):
+    import errno
+    import fcntl
+
+    from pipeline.store import COMPACT_FILES, Store
+
+    def no_locks(file: Any, how: int) -> None:
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    cells = Store(tmp_path).cells(Words())
+    journals = [cells.journal() for _ in range(COMPACT_FILES)]
+    for number, journal in enumerate(journals):
+        journal.scored(f"{number:024x}", ["1", "A"])
+    cells.compact()
+    for number, journal in enumerate(journals):
+        journal.scored(f"{number + 1000:024x}", ["1", "B"])
+        journal.__exit__(None, None, None)
+    assert len(cells.load()) == 2 * COMPACT_FILES
+
+
+def test_many_small_journals_are_put_together(tmp_path):
+    from pipeline.store import COMPACT_FILES, Store
+
+    cells = Store(tmp_path).cells(Words())
+    for number in range(COMPACT_FILES + 5):
+        with cells.journal() as journal:
+            journal.scored(f"{number:024x}", ["1", "A"])
+    cells.compact()
+    assert len(list(cells.folder.glob("*.jsonl"))) == 5
+    assert len(cells.load()) == COMPACT_FILES + 5
+
+
+def test_a_file_that_an_older_launch_left_is_no_process_that_has_ended(tmp_path):
+    from pipeline.store import Presence
+
+    rank = launch.Rank(0, 2, 0, "some-launch")
+    old = tmp_path / ".clipsheet" / "ranks" / "some-launch" / "1"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b"")
+    os.utime(old, (1, 1))
+    waiting = Presence(tmp_path, rank)
+    assert not waiting.ended(2)
+    other = Presence(tmp_path, launch.Rank(1, 2, 1, "some-launch"))
+    assert not waiting.ended(2)
+    other.over()
+    other._file.close()
+    assert waiting.ended(2)
+    waiting._file.close()
