@@ -9,13 +9,13 @@ import os
 import signal
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 from pipeline import launch, log
 from pipeline.config import build, optional_type
-from pipeline.errors import INCOMPLETE, OK, ClipsheetError, Stopped
+from pipeline.errors import INCOMPLETE, OK, WRONG_CALL, ClipsheetError, Stopped, one_line
 from pipeline.run import RunOptions, run_scorers
 from pipeline.scorer import Scorer
 from pipeline.status import Status
@@ -36,6 +36,11 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         given = sys.argv[1:] if args is None else args
         return super().parse_args([_underscored(arg) for arg in given], namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """End with one line: the usage of some programs has more flags than a screen has lines."""
+        _say(_safe(f"error: {message}; see --help"), sys.stderr)
+        sys.exit(WRONG_CALL)
 
     def add_fields(self, cls: type, title: str, prefix: str = "") -> None:
         """A flag `--<prefix><field>` for every field of a dataclass."""
@@ -71,16 +76,33 @@ def _add_flag(group: Any, field: dataclasses.Field[Any], hint: Any, flag: str) -
         group.add_argument(flag, action=action, default=None, help=text)
     elif typing.get_origin(kind) is tuple:
         inner = typing.get_args(kind)[0]
-        name = None if choices else _METAVARS[inner]
-        group.add_argument(
-            flag, nargs="+", type=inner, choices=choices, metavar=name, default=None, help=text
-        )
+        names = field.metadata["names"]
+        name = names or (None if choices else _METAVARS[inner])
+        group.add_argument(  # one value for each flag, so that a table may follow
+            flag, action=_Once if names else "extend", nargs=len(names) or 1, type=inner, choices=choices,
+            metavar=name, default=None, help=text,
+        )  # fmt: skip
     else:
         name = None if choices else _METAVARS[kind]
         group.add_argument(flag, type=kind, choices=choices, metavar=name, default=None, help=text)
 
 
 _METAVARS = {int: "N", float: "X", str: "TEXT"}
+
+
+class _Once(argparse.Action):
+    """A flag that is refused when it comes again, where the last one would win unseen."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        if getattr(namespace, self.dest) is not None:
+            raise argparse.ArgumentError(self, "given twice; give it once")
+        setattr(namespace, self.dest, values)
 
 
 def scorer_parser(scorer: type[Scorer], description: str) -> Parser:
@@ -122,16 +144,21 @@ def guarded(program: Callable[[], Status | int | None]) -> int:
     try:
         ended = program()
     except (ClipsheetError, Stopped) as error:
-        _say(f"error: {error}", sys.stderr)
+        _say(_safe(f"error: {error}"), sys.stderr)
         return error.exit_code
     except BrokenPipeError:  # whoever read our output has gone; the rows are safe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return INCOMPLETE
     if isinstance(ended, Status):
         if launch.Rank.from_environment().is_main:
-            _say(ended.line(), sys.stdout)
+            _say("\n".join(map(_safe, ended.line().split("\n"))), sys.stdout)
         return ended.exit_code
     return ended or OK
+
+
+def _safe(text: str) -> str:
+    """One line in which no file's or column's name can steer the terminal."""
+    return one_line(text, sys.maxsize)
 
 
 def _say(text: str, stream: Any) -> None:

@@ -33,15 +33,18 @@ _ODD_NUMBER = re.compile(r"[-+]?0[\d_]*\d$|.*:")
 _LOOKS_LIKE_FLOAT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
-def option(default: Any, help: str, *, choices: Iterable[Any] = (), **limits: Any) -> Any:
+def option(
+    default: Any, help: str, *, choices: Iterable[Any] = (), names: Sequence[str] = (), **limits: Any
+) -> Any:
     """A dataclass field that is a flag and a config key.
 
     Args:
         help: one line with the unit.
         choices: the values allowed, where they are few.
+        names: of the values of a list that always has so many; the flag is then given once.
         limits: ge, gt, le, lt: bounds of a number.
     """
-    metadata = {"help": help, "choices": tuple(choices), "limits": limits}
+    metadata = {"help": help, "choices": tuple(choices), "names": tuple(names), "limits": limits}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -148,7 +151,7 @@ def load(path: str | os.PathLike[str], changes: Sequence[str] = ()) -> dict[str,
             raw = json.loads(text, object_pairs_hook=_unique_pairs)
         else:
             raw = yaml.load(text, _Loader)
-    except (json.JSONDecodeError, yaml.YAMLError, ConfigError, RecursionError) as error:
+    except (ValueError, yaml.YAMLError, ConfigError, RecursionError) as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: a config is a mapping of keys to values")
@@ -175,9 +178,19 @@ def _change(config: dict[str, Any], change: str) -> None:
             raise ConfigError(f"{one_line(change)}: {section} holds no keys")
     try:
         value = yaml.load(text, _Loader)
-    except (yaml.YAMLError, ConfigError):
+    except (yaml.YAMLError, ConfigError, RecursionError):
+        value = text
+    if isinstance(value, bool | int | float) and _wants_text(config, key, sections):
         value = text
     config[key] = value if isinstance(value, bool | int | float | list | None) else text
+
+
+def _wants_text(section: Mapping[str, Any], key: str, place: Sequence[str]) -> bool:
+    """Whether a key holds a text now, or is a folder: one may well be called 2024."""
+    if key not in section:
+        return list(place) == ["paths"]
+    now = section[key]
+    return isinstance(now, str) and not _REFERENCE.fullmatch(now)  # a reference may stand for a number
 
 
 class _Filling:
@@ -262,6 +275,14 @@ class _Loader(yaml.SafeLoader):
                 raise ConfigError(f"more than {MAX_ALIASES} aliases")
         return super().compose_node(parent, index)
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, ArithmeticError, LookupError, AttributeError) as error:
+            # Month 13, 5000 digits: PyYAML leaves it to Python's own types to refuse them.
+            given = one_line(str(node.value), 60)
+            raise ConfigError(f"line {node.start_mark.line + 1}: {given}: {error}") from error
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
@@ -280,10 +301,11 @@ def _plain_number(loader: _Loader, node: yaml.ScalarNode) -> int | float:
     number = (
         loader.construct_yaml_int(node) if node.tag.endswith(":int") else loader.construct_yaml_float(node)
     )
+    plain = str(number)  # refuses what no message could show, such as a thousand hexadecimal digits
     if _ODD_NUMBER.match(node.value):
         line = node.start_mark.line + 1
         raise ConfigError(
-            f"line {line}: YAML reads {node.value} as {number}; put it in quotes or write {number}"
+            f"line {line}: YAML reads {node.value} as {plain}; put it in quotes or write {plain}"
         )
     return number
 

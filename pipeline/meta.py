@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import errno
 import glob
+import hashlib
 import io
 import itertools
 import os
@@ -19,6 +20,7 @@ import stat
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,6 +34,12 @@ import pyarrow.parquet as pq
 from pipeline.errors import MetaError, one_line, storing
 
 EXTENSIONS = (".csv", ".parquet")
+SIDECARS = ("failed", "dropped")
+#: Never numbers, whatever their cells look like: a column has one type in every table.
+TEXT_COLUMNS = frozenset("path text id relpath error source_path timestamp".split())
+#: Of an automatic name without its ending; leaves room for `_dropped.parquet` and more.
+MAX_STEM_BYTES = 200
+MAX_NAME_BYTES = 255
 TEXT = pd.ArrowDtype(pa.large_string())
 BLOCK_BYTES = 8 << 20
 # Arrow's own allocators keep what they once had; a table is large, and often the only one.
@@ -416,17 +424,54 @@ def check_ending(path: Path) -> None:
         raise MetaError(f"{path}: a table ends in .csv or .parquet, not in {path.suffix!r}")
 
 
-def output_path(first: Path, suffix: str, output: str | os.PathLike[str] | None = None) -> Path:
+def output_path(
+    inputs: Path | Sequence[Path], suffix: str, output: str | os.PathLike[str] | None = None
+) -> Path:
     """Where a tool writes: `--output`, or `<first stem>_<suffix><ext>` beside its first table.
 
+    Args:
+        inputs: every table that the tool reads, or the only one.
+
     Raises:
-        MetaError: the output would be the input, or is not a table's name.
+        MetaError: the output or a table beside it would be an input, or is not a table's name.
     """
-    path = Path(output) if output else first.with_name(f"{first.stem}_{suffix}{first.suffix}")
+    paths = [inputs] if isinstance(inputs, Path) else inputs
+    if output:
+        path = Path(output)
+        if len(os.fsencode(sidecar(path, "dropped").name)) > MAX_NAME_BYTES:
+            raise MetaError(f"{path}: the name is too long for the files beside it; give a shorter --output")
+    else:
+        stem = _short(f"{paths[0].stem}_{suffix}".replace("/", "_"))
+        path = paths[0].with_name(stem + paths[0].suffix)
     check_ending(path)
-    if path.resolve() == first.resolve():
-        raise MetaError(f"{path}: is the input; no tool writes over its input, give another --output")
+    check_output(paths, path)
     return path
+
+
+def check_output(inputs: Sequence[Path], output: Path) -> None:
+    """Raise a MetaError if `output` or a table that is written beside it is among the inputs."""
+    there = {path.resolve() for path in inputs}
+    for path in (output, *(sidecar(output, kind) for kind in SIDECARS)):
+        if path.resolve() in there:
+            raise MetaError(
+                f"{path}: is an input, and no tool writes over its input: "
+                "name the tables one by one, or give another --output"
+            )
+
+
+def digest(text: str, length: int) -> str:
+    """So many letters that stand for a text in a file's name."""
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:length]
+
+
+def _short(stem: str) -> str:
+    """The stem of a file's name, its middle replaced where it is too long."""
+    name = os.fsencode(stem)
+    if len(name) <= MAX_STEM_BYTES:
+        return stem
+    middle = f"-{digest(stem, 12)}-"
+    half = (MAX_STEM_BYTES - len(middle)) // 2
+    return name[:half].decode("utf-8", "ignore") + middle + name[-half:].decode("utf-8", "ignore")
 
 
 def sidecar(output: Path, kind: str) -> Path:
@@ -443,12 +488,25 @@ def write(frame: pd.DataFrame, path: Path) -> None:
     Raises:
         StorageError: the disk is full, read-only or gone; what stood at `path` is untouched.
     """
-    with replacing(path) as file:
-        if path.suffix == ".parquet":
-            pq.write_table(_typed(frame), file)
-        else:
-            for part in csv_bytes(frame):
-                file.write(part)
+    write_parts(frame, [path])
+
+
+def write_parts(frame: pd.DataFrame, paths: Sequence[Path]) -> None:
+    """Write a table as parts of equal length, in which a column has one and the same type.
+
+    Raises:
+        StorageError: as for write().
+    """
+    table = _typed(frame) if paths[0].suffix == ".parquet" else None
+    start = 0
+    for path, rows in zip(paths, np.array_split(np.arange(len(frame)), len(paths)), strict=True):
+        with replacing(path) as file:
+            if table is not None:
+                pq.write_table(table.slice(start, len(rows)), file)
+            else:
+                for piece in csv_bytes(frame.iloc[start : start + len(rows)]):
+                    file.write(piece)
+        start += len(rows)
 
 
 @contextmanager
@@ -562,29 +620,37 @@ def _as_text(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
 
 
 def _typed(frame: pd.DataFrame) -> pa.Table:
-    """Columns for Parquet: text becomes integers or floats where no digit would be lost."""
+    """Columns for Parquet: text becomes integers or floats where every cell is exactly that number."""
     columns = {}
     for name in frame.columns:
         column = pa.array(frame[name])
         if frame[name].dtype == TEXT:
             column = pc.if_else(pc.equal(column, ""), None, column)
-            column = _exact_numbers(column)
+            column = column if name in TEXT_COLUMNS else _exact_numbers(column)
         columns[name] = column
     return pa.table(columns)
 
 
+#: How Python writes a number, and a plain decimal; not `007`, `+1` or `1e5`.
+_NUMBER = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?(e[+-][0-9]+)?$"
+
+
 def _exact_numbers(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    if column.null_count == len(column):
+    if column.null_count == len(column) or not pc.all(pc.match_substring_regex(column, _NUMBER)).as_py():
         return column
     for kind in (pa.int64(), pa.float64()):
         try:
             converted = pc.cast(column, kind)
         except pa.ArrowInvalid:
             continue
-        back = _as_text(converted)
-        if (
-            pc.all(pc.is_finite(converted)).as_py()
-            and pc.all(pc.equal(back, pc.fill_null(column, ""))).as_py()
-        ):
+        if not pc.all(pc.is_finite(converted)).as_py():
+            continue
+        other = pc.not_equal(_as_text(converted), pc.fill_null(column, ""))
+        if all(_same_number(text, kind) for text in pc.filter(column, other).to_pylist()):
             return converted
     return column
+
+
+def _same_number(text: str, kind: pa.DataType) -> bool:
+    """Whether a cell that is not the shortest text of its float still is that number, in plain digits."""
+    return pa.types.is_floating(kind) and "e" not in text and Decimal(text) == Decimal(repr(float(text)))

@@ -31,7 +31,10 @@ def main() -> None:
     """The program."""
     parser = Parser(__doc__ or "")
     parser.add_argument("meta", nargs="+", help="table(s) with a column `path`: .csv or .parquet")
-    parser.add_argument("--scorers", nargs="+", required=True, choices=SCORERS, help="what to score")
+    parser.add_argument(
+        "--scorers", nargs="+", action="extend", required=True, choices=SCORERS,
+        help="what to score: one or more names, after META",
+    )  # fmt: skip
     for name, scorer in SCORERS.items():
         parser.add_fields(scorer, f"{name}: {(scorer.__doc__ or '').splitlines()[0]}", prefix=f"{name}.")
     parser.add_fields(RunOptions, "how it is run; changes no result")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,10 @@ from typing import Any
 import pytest
 
 from pipeline import config
+from pipeline.cli import Parser, guarded
 from pipeline.config import build, option
 from pipeline.errors import ConfigError
+from pipeline.status import Status
 from tests.conftest import Tool, read_table
 
 
@@ -257,6 +260,13 @@ def test_a_reference_that_cannot_be_filled_in_is_refused(tmp_path: Path, content
         ("- a\n- b\n", "a config is a mapping"),
         ("just a text\n", "a config is a mapping"),
         ("a: " + "[" * 5000 + "]" * 5000, "recursion"),
+        ("b: 1\na: 2024-13-45\n", "line 2: 2024-13-45: month must be in 1..12"),
+        ("a: 2024-01-01T25:00:00\n", "line 1: 2024-01-01T25:00:00: hour must be"),
+        ("a: " + "9" * 5000, "line 1: 999"),
+        ("a: 0x" + "f" * 5000, "line 1: 0xfff"),
+        ("a: !!int ''\n", "line 1"),
+        ("a: !!bool maybe\n", "line 1: maybe"),
+        ("a: !!timestamp now\n", "line 1: now"),
     ],
 )
 def test_what_yaml_would_quietly_turn_into_something_else_is_refused(
@@ -278,6 +288,7 @@ def test_what_yaml_would_quietly_turn_into_something_else_is_refused(
         ("[1, 2]", "a config is a mapping"),
         ("", "Expecting value"),
         ("[" * 100_000, "recursion"),
+        ('{"a": ' + "9" * 5000 + "}", "4300 digits"),
     ],
 )
 def test_json_that_is_no_config_is_refused(tmp_path: Path, content: str, told: str) -> None:
@@ -370,7 +381,7 @@ def test_a_few_aliases_are_fine(tmp_path: Path) -> None:
     ],
 )
 def test_a_change_is_put_over_the_file(tmp_path: Path, change: str, place: str, value: object) -> None:
-    content = "a: {b: old, c: kept}\nnull_section:\n"
+    content = "a: {b: 1, c: kept}\nnull_section:\n"
     found: Any = load(tmp_path, content, change)
     assert found["a"]["c"] == "kept"
     for key in place.split("."):
@@ -378,6 +389,35 @@ def test_a_change_is_put_over_the_file(tmp_path: Path, change: str, place: str, 
     assert found == value
     assert type(found) is type(value)
     assert (tmp_path / "config.yaml").read_text() == content
+
+
+@pytest.mark.parametrize(
+    ("change", "place", "value"),
+    [
+        ("paths.ROOT_VIDEO=2024", "paths.ROOT_VIDEO", "2024"),
+        ("paths.ROOT_VIDEO=true", "paths.ROOT_VIDEO", "true"),
+        ("paths.ROOT_META=1.50", "paths.ROOT_META", "1.50"),
+        ("new.ROOT_META=2024", "new.ROOT_META", 2024),
+        ("paths.n=4", "paths.n", 4),
+        ("a.text=007", "a.text", "007"),
+        ("a.text=5", "a.text", "5"),
+        ("a.text=null", "a.text", None),
+        ("a.text=[1]", "a.text", [1]),
+        ("a.referring=5", "a.referring", 5),
+        ("a.long=" + "9" * 5000, "a.long", "9" * 5000),
+        ("a.when=2024-13-45", "a.when", "2024-13-45"),
+        ("a.deep=" + "[" * 5000, "a.deep", "[" * 5000),
+    ],
+)
+def test_a_change_of_a_text_or_a_folder_is_a_text(
+    tmp_path: Path, change: str, place: str, value: object
+) -> None:
+    content = "paths: {ROOT_VIDEO: videos, n: 3}\na: {text: old, referring: '${paths.n}'}\n"
+    found: Any = load(tmp_path, content, change)
+    for key in place.split("."):
+        found = found[key]
+    assert found == value
+    assert type(found) is type(value)
 
 
 def test_changes_come_before_references_and_the_last_one_holds(tmp_path: Path) -> None:
@@ -400,7 +440,77 @@ def test_a_change_that_cannot_be_made_is_refused(tmp_path: Path, change: str, to
     assert told in refusal(tmp_path, "a: {b: 1}\nlist: [1]\n", change)
 
 
+# --- flags -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Flags:
+    rules: tuple[str, ...] = option((), "one each")
+    best: tuple[str, ...] = option((), "so many", names=("PERCENT", "COLUMN"))
+
+
+def flags(*given: str) -> tuple[list[str], Flags]:
+    parser = Parser("flags")
+    parser.add_argument("meta", nargs="+")
+    parser.add_fields(Flags, "flags")
+    found = parser.parse_args(given)
+    return found.meta, parser.take(Flags, found)
+
+
+def test_a_flag_of_a_list_may_be_repeated_and_stand_before_the_table() -> None:
+    assert flags("--rules", "a > 1", "m.csv") == (["m.csv"], Flags(("a > 1",)))
+    assert flags("m.csv", "--rules", "a > 1", "--rules=b") == (["m.csv"], Flags(("a > 1", "b")))
+    assert flags("--best", "30", "aes", "m.csv", "n.csv") == (["m.csv", "n.csv"], Flags((), ("30", "aes")))
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["m.csv", "--best", "1", "a", "--best", "2", "b"], "argument --best: given twice; give it once"),
+        (["m.csv", "--best", "1"], "argument --best: expected 2 arguments"),
+        (["--rules", "a"], "the following arguments are required: meta"),
+        (["m.csv", "--\x1b[31mred\n"], "unrecognized arguments: --\\x1b[31mred\\n"),
+    ],
+)
+def test_a_wrong_flag_is_told_of_in_one_safe_line(
+    capsys: pytest.CaptureFixture[str], given: list[str], told: str
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        flags(*given)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == f"error: {told}; see --help\n"
+
+
+def test_no_name_steers_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse() -> None:
+        raise ConfigError(f"a\x1b[2J\nb{'x' * 1000}")
+
+    signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        assert guarded(refuse) == 2
+        assert capsys.readouterr().err == f"error: a\\x1b[2J\\nb{'x' * 1000}\n"
+        status = Status("to\x1bol", tmp_path / "m\x1b.csv", message="one\x07\ntwo")
+        assert guarded(lambda: status) == 0
+    finally:
+        for number, handler in signals.items():
+            signal.signal(number, handler)
+    first, *more = capsys.readouterr().out.splitlines()
+    assert first.startswith("to\\x1bol: 0 rows in ")
+    assert first.endswith("/m\\x1b.csv")
+    assert more == ["one\\x07", "two"]
+
+
 # --- as a user runs it -------------------------------------------------------------------------
+
+
+def test_the_scorers_of_repeated_flags_are_all_taken(tmp_path: Path, tool: Tool) -> None:
+    (tmp_path / "m.csv").write_text("path\n")
+    given = ("--scorers", "info", "--scorers", "motion", "--flow", "1")
+    done = tool("scoring.inference", tmp_path / "m.csv", *given, code=2)
+    assert done.stderr == "error: unrecognized arguments: --flow 1; see --help\n"
+    tool("scoring.inference", tmp_path / "m.csv", *given[:4])
+    columns = (tmp_path / "m_scores.csv").read_text().split(",")
+    assert {"num_frames", "motion"} <= set(columns)
 
 
 def test_shell_signs_in_a_value_are_letters(tmp_path: Path, tool: Tool) -> None:

@@ -187,6 +187,23 @@ def test_links_to_folders_are_followed_each_folder_once(root: Path) -> None:
     assert relpaths(root) == ["a/x.mp4", "b/y.mp4"]
 
 
+def test_folders_may_be_nested_deeper_than_python_calls(root: Path) -> None:
+    folders = [root]
+    for _ in range(1500):
+        folders.append(folders[-1] / "d")
+        folders[-1].mkdir()
+    try:
+        (folders[-1] / "a.mp4").touch()
+        (folders[-1] / "empty.mp4").mkdir()
+        below = "d/" * 1500
+        assert relpaths(root) == [f"{below}a.mp4", f"{below}empty.mp4"]
+    finally:  # shutil.rmtree calls itself, too
+        (folders[-1] / "a.mp4").unlink()
+        (folders[-1] / "empty.mp4").rmdir()
+        for folder in reversed(folders[1:]):
+            folder.rmdir()
+
+
 def test_links_to_files_are_rows(root: Path) -> None:
     touch(root.parent, "y.mp4")
     (root / "link.mp4").symlink_to("../y.mp4")
@@ -343,6 +360,8 @@ def test_an_empty_json_list_is_a_table_of_a_header(tmp_path: Path) -> None:
         ('["a", null]', "entry 1 is no path"),
         ('["a", "b\\u0000c"]', "entry 1: b\\x00c holds what no table can hold"),
         ('[{"path": "a", "text": "\\ud800"}]', "entry 0: \\ud800 holds what no table can hold"),
+        ("[" * 100_000, "nested too deep"),
+        ('["a", ' + "9" * 5000 + "]", "not JSON"),
         ('[{"path": "a", "Path": "b"}]', "two columns of one name: `path` and `Path`"),
         ('[{"path": "a", "x": 1}, {"path": "a", "x ": 1}]', "two columns of one name: `x` and `x `"),
     ],

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,11 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.errors import CallError
+from pipeline.errors import CallError, Incomplete, StorageError
 from pipeline.media import Media
 from pipeline.run import RunOptions
 from pipeline.splitting.cut import Cutting, cut
+from pipeline.store import working_on
 from tests import footage
 from tests.conftest import Tool, read_table, write_table
 
@@ -203,7 +206,7 @@ def test_a_cell_that_is_no_list_of_scenes_fails_its_row_and_is_not_executed(
     )
     assert [row["text"] for row in done.clips] == ["good"]
     assert [(row["text"], row["code"]) for row in done.failed] == [(cell, "bad_value") for cell in HOSTILE]
-    assert sorted(p.name for p in done.clips_folder.iterdir()) == ["a_scene-0.mp4"]
+    assert sorted(p.name for p in done.clips_folder.rglob("*.mp4")) == ["a_scene-0.mp4"]
     assert not list(tmp_path.rglob("x"))
 
 
@@ -298,7 +301,7 @@ def test_any_name_of_a_file_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert done.failed == []
     assert [clip["source_path"] for clip in done.clips] == NAMES
     assert [numbers_in(clip["path"]) for clip in done.clips] == [[1, 2]] * len(NAMES)
-    assert len(list(done.clips_folder.iterdir())) == len(NAMES)
+    assert len(list(done.clips_folder.glob("*.mp4"))) == len(NAMES)
     assert Path(done.clips[0]["path"]).name == "with space_scene-0.mp4"
     assert not Path("x").exists()
 
@@ -311,7 +314,7 @@ def test_a_second_run_does_nothing_and_a_deleted_or_changed_clip_is_made_again(t
     done = Cut(tmp_path, [{"path": str(path), "timestamp": scenes((0, 0.4), (0.4, 0.8), (0.8, 1.2))}])
 
     def state() -> list[tuple[int, bytes]]:
-        files = sorted(done.clips_folder.iterdir())
+        files = sorted(done.clips_folder.glob("*.mp4"))
         return [(file.stat().st_mtime_ns, file.read_bytes()) for file in files]
 
     before, table = state(), (tmp_path / "meta_clips.csv").read_bytes()
@@ -327,6 +330,78 @@ def test_a_second_run_does_nothing_and_a_deleted_or_changed_clip_is_made_again(t
     footage.encode(path, (footage.picture(100 + n) for n in range(30)))
     done.again()
     assert [numbers_in(clip["path"])[0] for clip in done.clips] == [100, 110, 120]
+
+
+def test_rows_of_one_source_number_their_scenes_on_and_equal_rows_share_clips(tmp_path: Path) -> None:
+    path = str(footage.numbered(tmp_path / "a.mp4", 30))
+    first, second, third = scenes((0, 0.4)), scenes((0.4, 0.6), (0.6, 0.8)), scenes((0.8, 1.2))
+    rows = [{"path": path, "timestamp": cell} for cell in (first, second, third, first)]
+    done = Cut(tmp_path, rows)
+    names = [Path(clip["path"]).name for clip in done.clips]
+    assert names == [f"a_scene-{n}.mp4" for n in (0, 1, 2, 3, 0)]
+    assert [numbers_in(clip["path"])[0] for clip in done.clips] == [0, 10, 15, 20, 0]
+    write_table(tmp_path / "meta.csv", rows[1:3])
+    done.again()
+    assert [Path(clip["path"]).name for clip in done.clips] == [f"a_scene-{n}.mp4" for n in (0, 1, 2)]
+    assert [numbers_in(clip["path"])[0] for clip in done.clips] == [10, 15, 20]
+    write_table(tmp_path / "meta.csv", rows)
+    done.again()
+    assert [numbers_in(clip["path"])[0] for clip in done.clips] == [0, 10, 15, 20, 0]
+
+
+def test_a_second_table_does_not_overwrite_the_clips_of_another_source(tmp_path: Path) -> None:
+    tables: dict[str, Path] = {}
+    state: dict[str, tuple[str, int]] = {}
+    for name, begin in (("one", 0), ("two", 100)):
+        source = footage.encode(tmp_path / name / "a.mp4", (footage.picture(begin + n) for n in range(10)))
+        rows = [{"path": str(source), "timestamp": scenes((0, 0.4))}]
+        tables[name] = write_table(tmp_path / f"{name}.csv", rows)
+    cutting = Cutting(save_dir=str(tmp_path / "out"), preset="ultrafast")
+    for _ in range(2):
+        for name, begin in (("one", 0), ("two", 100)):
+            cut([str(tables[name])], cutting, RunOptions(num_workers=1))
+            [clip] = read_table(tmp_path / f"{name}_clips.csv")
+            assert numbers_in(clip["path"]) == list(range(begin, begin + 10))
+            now = (clip["path"], os.stat(clip["path"]).st_mtime_ns)
+            assert state.setdefault(name, now) == now
+    assert Path(state["one"][0]).name == "a_scene-0.mp4"
+    [clip] = read_table(tmp_path / "one_clips.csv")
+    assert numbers_in(clip["path"]) == list(range(10))
+
+
+def test_a_source_that_is_not_there_and_a_picture_keep_no_name_from_others(tmp_path: Path) -> None:
+    still = footage.encode(tmp_path / "still" / "a.png", [footage.picture(3)], codec=("-c:v", "png"))
+    rows = [{"path": str(still), "timestamp": "[]"}]
+    Cut(tmp_path, rows)
+    Cut(tmp_path, [{"path": str(tmp_path / "gone" / "a.mp4"), "timestamp": scenes((0, 0.4))}])
+    source = footage.numbered(tmp_path / "right" / "a.mp4", 10)
+    done = Cut(tmp_path, [{"path": str(source), "timestamp": scenes((0, 0.4))}])
+    assert [Path(clip["path"]).name for clip in done.clips] == ["a_scene-0.mp4"]
+
+
+def test_naming_clips_waits_for_another_process_that_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = footage.numbered(tmp_path / "a.mp4", 3)
+    rows = [{"path": str(source), "timestamp": scenes((0, 1))}]
+    with ExitStack() as other:
+        other.enter_context(working_on(tmp_path / "out" / "claims.json"))
+        with monkeypatch.context() as patch, pytest.raises(Incomplete, match="claims"):
+            patch.setattr("pipeline.splitting.cut.CLAIM_SECONDS", 0)
+            Cut(tmp_path, rows)
+        threading.Timer(0.5, other.pop_all().close).start()
+        assert len(Cut(tmp_path, rows).clips) == 1
+
+
+@pytest.mark.parametrize("content", ["{", "3", '"a"', "[1]"])
+def test_damaged_claims_are_named_and_nothing_is_cut(tmp_path: Path, content: str) -> None:
+    claims = tmp_path / "out" / ".clipsheet" / "claims.json"
+    claims.parent.mkdir(parents=True)
+    claims.write_text(content)
+    source = footage.numbered(tmp_path / "a.mp4", 3)
+    with pytest.raises(StorageError, match=r"claims\.json: damaged"):
+        Cut(tmp_path, [{"path": str(source), "timestamp": scenes((0, 1))}])
+    assert not list(tmp_path.rglob("*scene*"))
 
 
 # --- what the clips are like -------------------------------------------------------------------
@@ -391,6 +466,21 @@ def test_sizes_shrink_borders_go_pixels_become_square_and_sound_is_left_out(tmp_
     assert {info.pixel_aspect for info in infos} == {1.0}
     assert not any(info.has_audio for info in infos)
     assert [numbers_in(clip["path"]) for clip in done.clips] == [list(range(5))] * len(sources)
+
+
+def test_a_nearly_black_picture_is_not_cropped_to_nothing(tmp_path: Path) -> None:
+    black = np.zeros((240, 320, 3), np.uint8)
+    lines = {"high": np.s_[117:121, :], "wide": np.s_[:, 319:]}
+    rows = []
+    for name, line in lines.items():
+        lit = black.copy()
+        lit[line] = 255
+        path = footage.encode(tmp_path / f"{name}.mp4", [lit] * 5)
+        rows.append({"path": str(path), "timestamp": scenes((0, 0.2))})
+    done = Cut(tmp_path, rows, crop_borders=True)
+    assert done.failed == []
+    infos = [Media(clip["path"]).info for clip in done.clips]
+    assert [(info.height, info.width) for info in infos] == [(240, 320)] * 2
 
 
 def test_a_copy_begins_at_a_key_frame_and_says_where(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -15,6 +16,7 @@ from pipeline import meta
 from pipeline.config import build
 from pipeline.datasets.datautil import FILTERS, UtilOptions, Verbs, datautil, suffix_of
 from pipeline.errors import CallError, ConfigError, MetaError
+from pipeline.run import RunOptions
 from pipeline.status import Status
 from tests.conftest import Tool, listing, read_table, write_table
 
@@ -248,7 +250,7 @@ def test_a_parquet_is_filtered_as_its_csv_is(tmp_path: Path) -> None:
     frame = meta.read(table(tmp_path, aes=["5", "4", "", ""], error=["", "", "aes: corrupt", ""]))
     meta.write(frame, tmp_path / "meta.parquet")
     status = datautil([str(tmp_path / "meta.parquet")], Verbs(aesmin=4.5))
-    assert pq.read_table(status.output).to_pydict() == {"path": [0], "aes": [5], "error": [None]}
+    assert pq.read_table(status.output).to_pydict() == {"path": ["0"], "aes": [5], "error": [None]}
     dropped = pq.read_table(meta.sidecar(status.output, "dropped")).to_pydict()
     assert dropped["reason"] == ["aes 4 < 4.5", "aes: corrupt", "aes: not run"]
 
@@ -599,10 +601,26 @@ def test_shards_of_a_given_name_carry_it_in_full(tmp_path: Path) -> None:
         ({"filesize": True, "fsmin": 0.5, "fsmax": 100.0}, "filesize_fsmin0.5_fsmax100"),
         ({"difference": "dir/other.csv"}, "-other"),
         ({"intersection": "dir/other.csv"}, "intersection"),
+        ({"filter": ("a > 1",)}, "filter-484425"),
+        ({"filter": ("a > 2",)}, "filter-27ec2d"),
     ],
 )
 def test_the_name_says_what_was_done(verbs: dict[str, Any], name: str) -> None:
     assert suffix_of(Verbs(**verbs)) == name
+
+
+def test_no_two_expressions_share_a_table(tmp_path: Path) -> None:
+    given = [
+        ("aes > 4",),
+        ("aes > 5",),
+        ("aes > 4", "aes > 5"),
+        ("aes > 5", "aes > 4"),
+        ("aes > 4, aes > 5",),
+    ]
+    assert len({suffix_of(Verbs(filter=expressions)) for expressions in given}) == len(given)
+    path = table(tmp_path, aes=["5", "6"])
+    first, second = (run_told(path, filter=expressions)[0] for expressions in given[:2])
+    assert (len(read_table(first.output)), len(read_table(second.output))) == (2, 1)
 
 
 def test_no_two_thresholds_share_a_name() -> None:
@@ -634,10 +652,13 @@ def test_other_columns_go_through_byte_for_byte(tmp_path: Path) -> None:
 def test_the_format_of_the_automatic_name_can_be_chosen(tmp_path: Path) -> None:
     path = table(tmp_path, aes=["5", "4"])
     datautil([str(path)], Verbs(aesmin=4.5), UtilOptions(format="parquet"))
-    assert pq.read_table(tmp_path / "meta_aesmin4.5.parquet").to_pydict() == {"path": [0], "aes": [5]}
+    assert pq.read_table(tmp_path / "meta_aesmin4.5.parquet").to_pydict() == {"path": ["0"], "aes": [5]}
     assert (tmp_path / "meta_aesmin4.5_dropped.parquet").exists()
     datautil([str(path)], Verbs(), UtilOptions(format="parquet"))
-    assert pq.read_table(tmp_path / "meta_converted.parquet").to_pydict() == {"path": [0, 1], "aes": [5, 4]}
+    assert pq.read_table(tmp_path / "meta_converted.parquet").to_pydict() == {
+        "path": ["0", "1"],
+        "aes": [5, 4],
+    }
 
 
 def test_without_a_verb_there_is_nothing_to_do(tmp_path: Path) -> None:
@@ -670,7 +691,59 @@ def test_no_input_is_written_over_or_removed(
     assert {path: path.read_bytes() for path in tmp_path.glob("*.csv")} == before
 
 
+def test_a_pattern_that_takes_in_the_last_output_is_refused(tmp_path: Path) -> None:
+    table(tmp_path, "m.csv", aes=["5"])
+    pattern = str(tmp_path / "m*.csv")
+    datautil([pattern], Verbs(aesmin=4.5))
+    with pytest.raises(MetaError, match=r"m_aesmin4\.5\.csv: is an input, .*: name the tables one by one"):
+        datautil([pattern], Verbs(aesmin=4.5))
+    assert read_table(tmp_path / "m_aesmin4.5.csv") == [{"path": "0", "aes": "5"}]
+
+
+def test_an_empty_path_cannot_be_made_relative(tmp_path: Path) -> None:
+    path = table(tmp_path, path=["/a/b", ""], n=["1", "2"])
+    with pytest.raises(MetaError, match="--relpath: row 1: path is empty; --remove_empty_path drops"):
+        run(path, relpath="/a")
+    assert paths(run(path, relpath="/a", remove_empty_path=True)[0]) == ["b"]
+
+
+def test_shards_have_the_types_of_the_whole_table(tmp_path: Path) -> None:
+    path = table(tmp_path, aes=["5", "5.5", "many"], n=["1", "2", "2.5"])
+    datautil([str(path)], Verbs(shard=3), UtilOptions(format="parquet"))
+    shards = [pq.read_table(tmp_path / f"meta_{n}.parquet") for n in range(3)]
+    assert {shard.schema.field("aes").type for shard in shards} == {pa.large_string()}
+    assert {shard.schema.field("n").type for shard in shards} == {pa.float64()}
+    assert pa.concat_tables(shards).column("n").to_pylist() == [1.0, 2.0, 2.5]
+
+
 # --- measuring ---------------------------------------------------------------------------------
+
+
+def test_info_runs_as_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[RunOptions] = []
+    monkeypatch.setattr("pipeline.datasets.datautil.compute", lambda f, s, options, *_: told.append(options))
+    path = str(table(tmp_path, n=["1"]))
+    how = RunOptions(num_workers=3, root="/data", timeout=5.0, retry_failed=True)
+    datautil([path], Verbs(info=True), run=how)
+    datautil([path], Verbs(info=True), UtilOptions(num_workers=2, root="/other"), run=how)
+    datautil([path], Verbs(info=True), UtilOptions(disable_parallel=True), run=how)
+    datautil([path], Verbs(info=True))
+    assert told == [
+        how,
+        dataclasses.replace(how, num_workers=2, root="/other"),
+        dataclasses.replace(how, num_workers=1),
+        RunOptions(),
+    ]
+
+
+def test_rows_that_were_not_measured_make_the_run_incomplete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.datasets.datautil.compute", lambda *_: None)
+    status = datautil([str(table(tmp_path, n=["1", "2"]))], Verbs(info=True))
+    assert (status.pending, status.exit_code) == (2, 4)
+    assert status.message == "2 rows have no verdict: run the same command again"
+    assert json.loads(status.path.read_text())["state"] == "incomplete"
 
 
 def test_info_measures_and_filters_in_one_call(tmp_path: Path, clips: Path) -> None:
@@ -734,3 +807,13 @@ def test_a_missing_table_ends_the_program_with_2_and_one_line(tmp_path: Path, to
     done = tool("pipeline.datasets.datautil", "absent.csv", "--aesmin", 4.5, code=2, cwd=tmp_path)
     assert done.stderr == "error: absent.csv: no such table\n"
     assert os.listdir(tmp_path) == []
+
+
+def test_a_wrong_verb_ends_the_program_with_2_and_one_line(tmp_path: Path, tool: Tool) -> None:
+    path = table(tmp_path, aes=["5"])
+    done = tool("pipeline.datasets.datautil", "--filter", "aes > 4", path, "--seed", -1, code=2)
+    assert done.stderr == "error: seed: -1: input should be greater than or equal to 0\n"
+    best = ("--keep-best", "50", "aes")
+    done = tool("pipeline.datasets.datautil", path, *best, *best, code=2)
+    assert done.stderr == "error: argument --keep_best: given twice; give it once; see --help\n"
+    assert os.listdir(tmp_path) == ["meta.csv"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
+from pipeline import run
 from pipeline.datasets.deduplication import Deduplication, deduplicate
 from pipeline.errors import CallError
 from pipeline.run import RunOptions
@@ -221,6 +223,27 @@ def test_more_failures_than_allowed_end_with_3_and_the_whole_table(folder: Path,
     assert status.exit_code == 3
     assert "1 of 2 failed" in status.message
     assert len(read_table(tmp_path / "meta_dedup.csv")) == 2
+
+
+def test_a_file_that_changes_meanwhile_is_told_and_done_by_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies = [footage.encode(tmp_path / f"{n}.mp4", scaled(scene(1), 120 * n, 160 * n)) for n in (1, 2)]
+    table = write_table(tmp_path / "meta.csv", [{"path": str(path)} for path in copies])
+    compute = run.compute
+
+    def disturbed(*arguments: Any) -> None:
+        compute(*arguments)
+        os.utime(copies[0], (1, 1))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "compute", disturbed)
+        status = deduplicate([str(table)], Deduplication(), RunOptions(num_workers=1))
+    assert (status.exit_code, status.pending, status.scored) == (4, 1, 1)
+    assert "1 rows have no verdict" in status.message
+    assert json.loads((tmp_path / "meta_dedup_status.json").read_text())["state"] == "incomplete"
+    status = deduplicate([str(table)], Deduplication(), RunOptions(num_workers=1))
+    assert (status.exit_code, status.pending, status.rows_out) == (0, 0, 1)
 
 
 def test_a_missing_table_is_a_wrong_call(tmp_path: Path) -> None:

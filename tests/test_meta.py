@@ -324,6 +324,57 @@ def test_parquet_columns_keep_their_types(tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "out.parquet").equals(table)
 
 
+@pytest.mark.parametrize(
+    ("cells", "found"),
+    [
+        (["5", "5.5", ""], [5.0, 5.5, None]),
+        (["0.10", "-2", "1.250"], [0.1, -2.0, 1.25]),
+        (["9007199254740993"], [9007199254740993]),
+        (["1e-07", "0.5"], [1e-7, 0.5]),
+        (["9007199254740993", "0.5"], None),
+        (["0.1000000000000000055511151231257827", "1"], None),
+        (["12345678901234567890"], None),
+        (["007", "8"], None),
+        (["1e5"], None),
+        (["1e+5"], None),
+        (["+1", "2"], None),
+        ([".5", "1"], None),
+        (["5.", "1"], None),
+        ([" 5", "1"], None),
+        (["1\n", "2"], None),
+        (["00.5", "1"], None),
+        (["9" * 400], None),
+        (["1e+999"], None),
+        (["inf", "1"], None),
+    ],
+)
+def test_a_column_is_of_numbers_where_every_cell_is_exactly_its_number(
+    tmp_path: Path, cells: list[str], found: list[float] | None
+) -> None:
+    meta.write(text_frame(path=[f"p{n}" for n in range(len(cells))], x=cells), tmp_path / "m.parquet")
+    values = pq.read_table(tmp_path / "m.parquet").column("x").to_pylist()
+    assert values == (cells if found is None else found)
+    assert [type(v) for v in values] == [type(v) for v in (cells if found is None else found)]
+
+
+@pytest.mark.parametrize("name", ["path", "text", "id", "relpath", "error", "source_path", "timestamp"])
+def test_a_column_of_texts_is_never_one_of_numbers(tmp_path: Path, name: str) -> None:
+    meta.write(text_frame(**{name: ["1", "", "2"]}), tmp_path / "m.parquet")
+    assert pq.read_table(tmp_path / "m.parquet").column(name).to_pylist() == ["1", None, "2"]
+
+
+def test_a_column_has_one_type_in_all_parts_of_a_table(tmp_path: Path) -> None:
+    frame = text_frame(path=list("abcde"), x=["1", "2", "3.5", "4", "5"], y=["1", "2", "3", "4", "many"])
+    paths = [tmp_path / f"{n}.parquet" for n in range(3)]
+    meta.write_parts(frame, paths)
+    parts = [pq.read_table(path) for path in paths]
+    assert [part.num_rows for part in parts] == [2, 2, 1]
+    assert len({part.schema for part in parts}) == 1
+    assert pa.concat_tables(parts).to_pydict() == {
+        "path": list("abcde"), "x": [1.0, 2.0, 3.5, 4.0, 5.0], "y": ["1", "2", "3", "4", "many"],
+    }  # fmt: skip
+
+
 def test_parquet_as_csv_has_empty_cells_and_whole_numbers(tmp_path: Path) -> None:
     table = {"path": ["a", "b"], "n": [3, None], "x": [0.1, None], "ok": [True, None], "text": [None, "t"]}
     pq.write_table(pa.table(table), tmp_path / "in.parquet")
@@ -645,6 +696,46 @@ def test_no_output_is_its_own_input(tmp_path: Path, output: str) -> None:
     (tmp_path / "link.csv").symlink_to("meta.csv")
     with pytest.raises(MetaError, match="no tool writes over its input"):
         meta.output_path(path, "aes", tmp_path / output)
+
+
+@pytest.mark.parametrize("name", ["m_aes.csv", "m_aes_failed.csv", "m_aes_dropped.csv"])
+def test_an_output_and_the_tables_beside_it_are_no_input(tmp_path: Path, name: str) -> None:
+    inputs = [saved(tmp_path, "path\na\n", "m.csv"), saved(tmp_path, "path\nb\n", name)]
+    with pytest.raises(MetaError, match=f"{name}: is an input, .*: name the tables one by one, or give"):
+        meta.output_path(inputs, "aes")
+    with pytest.raises(MetaError, match="no tool writes over its input"):
+        meta.check_output(inputs, tmp_path / "m_aes.csv")
+    assert meta.output_path(inputs, "aes", tmp_path / "other.csv") == tmp_path / "other.csv"
+    assert meta.output_path(inputs, "ocr") == tmp_path / "m_ocr.csv"
+
+
+@pytest.mark.parametrize("stem", ["m" * 250, "画" * 80, "m" * 197, os.fsdecode(b"\xff" * 240)])
+def test_a_long_name_leaves_room_for_the_files_beside_it(stem: str) -> None:
+    first = Path(f"{stem}.csv")
+    path = meta.output_path(first, "aesmin4.5")
+    assert path == meta.output_path(first, "aesmin4.5"), "the next run finds it"
+    assert path.stem.endswith("_aesmin4.5")
+    assert len(os.fsencode(path.stem)) <= 200
+    assert len({path, *(meta.output_path(first, f"aesmin{n}") for n in range(9))}) == 10
+    again = path
+    for _ in range(5):
+        again = meta.output_path(again, "info")
+        assert len(os.fsencode(again.stem)) <= 200
+    assert again != path
+
+
+def test_a_name_of_200_bytes_is_left_as_it_is() -> None:
+    assert meta.output_path(Path("m" * 196 + ".csv"), "aes") == Path("m" * 196 + "_aes.csv")
+
+
+def test_a_given_name_too_long_for_the_files_beside_it_is_refused() -> None:
+    assert meta.output_path(Path("m.csv"), "aes", "m" * 243 + ".csv") == Path("m" * 243 + ".csv")
+    with pytest.raises(MetaError, match="the name is too long"):
+        meta.output_path(Path("m.csv"), "aes", "m" * 244 + ".csv")
+
+
+def test_a_separator_in_a_suffix_is_no_folder() -> None:
+    assert meta.output_path(Path("d/meta.csv"), "best30a/b") == Path("d/meta_best30a_b.csv")
 
 
 def test_an_output_must_be_named_like_a_table() -> None:

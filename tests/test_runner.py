@@ -232,6 +232,16 @@ def test_an_edited_table_whose_stage_changed_is_put_aside_and_made_again(spoilt,
     }  # fmt: skip
 
 
+def test_an_edited_final_table_is_kept_until_what_it_was_made_from_changes(spoilt, videos):
+    final = spoilt / "meta" / "meta.csv"
+    edited(final, read_table(final)[:1])
+    run(videos, spoilt)
+    assert len(read_table(final)) == 1
+    run(videos, spoilt, "pipeline_steps.scoring_filtering.motion_filtering.motionmin=1000")
+    assert read_table(final) == []
+    assert len(read_table(spoilt / "meta" / "meta.edited-1.csv")) == 1
+
+
 def test_a_new_threshold_gives_a_table_of_its_own_without_new_scores(spoilt, videos):
     cells = {path: path.stat().st_size for path in spoilt.rglob("*.jsonl")}
     status = run(videos, spoilt, "pipeline_steps.scoring_filtering.motion_filtering.motionmin=1000")
@@ -288,6 +298,9 @@ SCORING = "pipeline_steps.scoring_filtering"
         (f"{SCORING}.ocr_filtering.ocr_total_max=1.5", "ocr_total_max"),
         (f"{SCORING}.motion_scoring.run=no thanks", "run"),
         ("options.bs=0", "options.bs"),
+        (f"{SCORING}.ocr_scoring.batch_size=0", "ocr_scoring.batch_size"),
+        (f"{SCORING}.ocr_scoring.batch_size=a few", "ocr_scoring.batch_size"),
+        (f"{SCORING}.ocr_scoring.worker_num=1.5", "ocr_scoring.worker_num"),
         ("meta_steps.split_video.scene_detection.detector=magic", "detector.*adaptive"),
         ("meta_steps.split_video.cut_videos.min_seconds=30", "min_seconds"),
         ("pipeline_steps.deduplication.threshold=-1", "threshold"),
@@ -448,6 +461,28 @@ def test_an_empty_folder_gives_an_empty_table(tmp_path):
     (tmp_path / "empty").mkdir()
     assert run(tmp_path / "empty", tmp_path).exit_code == 0
     assert read_table(tmp_path / "meta" / "meta.csv") == []
+
+
+def test_a_lone_scorer_runs_in_several_processes_too(videos, tmp_path):
+    (tmp_path / "c.yaml").write_text(
+        f"""
+paths: {{ROOT_VIDEO: {videos}, ROOT_CLIPS: {tmp_path}/clips, ROOT_META: {tmp_path}/meta}}
+options: {{processes: 2, num_workers: 1}}
+stages:
+  - convert_dataset: {{output_meta_csv: {tmp_path}/meta/videos.parquet}}
+  - quality_scoring
+"""
+    )
+    assert carry_out(plan(config.load(tmp_path / "c.yaml")), whole=True).exit_code == 0
+    journals = [*(tmp_path / "meta" / ".clipsheet" / "cells").glob("quality-*/*.jsonl")]
+    assert len({path.stem.rsplit("-", 1)[1] for path in journals}) == 2
+    assert [bool(row["sharpness"]) for row in read_table(tmp_path / "meta" / "meta.csv")].count(True) == 4
+    assert json.loads((tmp_path / "meta" / "meta_status.json").read_text())["state"] == "done"
+
+
+def test_filters_of_stages_that_are_not_there_are_named(videos, tmp_path):
+    wanted = planned(videos, tmp_path, f"{SCORING}.nsfw_filtering.run=true")
+    assert wanted.skipped == ["nsfw_filtering: nsfw_scoring does not run"]
 
 
 def test_tables_of_ones_own_can_be_the_input(videos, tmp_path):

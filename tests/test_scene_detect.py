@@ -13,7 +13,7 @@ import scenedetect
 
 from pipeline.media import Media
 from pipeline.run import prepare_together
-from pipeline.splitting.scene_detect import SceneDetect, format_time
+from pipeline.splitting.scene_detect import SceneDetect, format_time, split_evenly
 from tests import footage
 from tests.conftest import Tool, read_table, write_table
 
@@ -148,6 +148,21 @@ def test_long_shots_are_split_evenly_where_frames_begin(three_shots: Path) -> No
         assert np.abs(times - start).min() < 1e-6
     assert {0.0, 1.6, 3.2} <= {start for start, _ in scenes}
     assert [end for _, end in scenes] == [*(start for start, _ in scenes[1:]), 4.8]
+
+
+@pytest.mark.parametrize(
+    ("span", "longest", "frames", "pieces"),
+    [
+        ((0, 2), 0.4, [0, 1], [(0, 1), (1, 2)]),
+        ((1, 2), 0.4, [0, 1], [(1, 2)]),
+        ((0, 9), 2, [0], [(0, 9)]),
+        ((0, 9), 3, [0, 1, 2, 5], [(0, 5), (5, 9)]),
+    ],
+)
+def test_a_last_frame_that_is_shown_for_long_stays_whole(
+    span: tuple[float, float], longest: float, frames: list[float], pieces: list[tuple[float, float]]
+) -> None:
+    assert split_evenly(*span, longest, np.array(frames, float)) == pieces
 
 
 def test_a_cut_too_soon_after_another_is_none(tmp_path: Path) -> None:

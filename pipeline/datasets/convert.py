@@ -116,45 +116,62 @@ def _list(kind: str, root: str, workers: int) -> tuple[list[str], list[tuple[str
     return sorted([*found.known, *sniffed]), found.refused
 
 
+@dataclass
+class _Folder:
+    """A folder while its entries are gone through, by its path below the root."""
+
+    path: str
+    entries: Iterator[os.DirEntry[str]]
+    listed: bool = False  # whether anything in it was
+
+
 def _walk(root: str, endings: frozenset[str], others: frozenset[str]) -> _Found:
     """All files below a folder; links to folders are followed, each folder once."""
     found = _Found()
     seen: set[tuple[int, int]] = set()
-
-    def visit(below: str) -> bool:
-        """List one folder; whether anything in it was listed."""
-        try:
-            status = os.stat(os.path.join(root, below))
-            entries = sorted(os.scandir(os.path.join(root, below)), key=lambda e: e.name)
-        except OSError as error:
-            found.refused.append((_shown(below), "unreadable", error.strerror or ""))
-            return True
-        if (status.st_dev, status.st_ino) in seen:
-            return True
-        seen.add((status.st_dev, status.st_ino))
-        listed = False
-        for entry in entries:
-            path = os.path.join(below, entry.name)
-            ending = os.path.splitext(entry.name)[1].lower()
-            if entry.name.startswith("."):
-                found.hidden += 1
-            elif not _is_utf8(entry.name):
-                found.refused.append((_shown(path), "bad_path", "the name is not UTF-8"))
-            elif _is_folder(entry):
-                if visit(path):
-                    listed = True
-                elif ending in endings:  # an empty folder named like a video
-                    found.known.append(path)
-                    listed = True
-            elif ending in endings:
-                found.known.append(path)
-                listed = True
-            elif ending not in others and _is_file(entry):
-                found.unknown.append(path)
-        return listed
-
-    visit("")
+    inside = [_enter(root, "", found, seen)]  # from the root down; folders may be nested thousands deep
+    while inside:
+        folder = inside[-1]
+        entry = next(folder.entries, None)
+        if entry is None:
+            inside.pop()
+            if not folder.listed and _ending(folder.path) in endings:  # empty, and named like a video
+                found.known.append(folder.path)
+                folder.listed = True
+            if inside:
+                inside[-1].listed |= folder.listed
+            continue
+        path = os.path.join(folder.path, entry.name)
+        if entry.name.startswith("."):
+            found.hidden += 1
+        elif not _is_utf8(entry.name):
+            found.refused.append((_shown(path), "bad_path", "the name is not UTF-8"))
+        elif _is_folder(entry):
+            inside.append(_enter(root, path, found, seen))
+        elif _ending(path) in endings:
+            found.known.append(path)
+            folder.listed = True
+        elif _ending(path) not in others and _is_file(entry):
+            found.unknown.append(path)
     return found
+
+
+def _enter(root: str, below: str, found: _Found, seen: set[tuple[int, int]]) -> _Folder:
+    """Open a folder; one that cannot be read, or was seen before, has no entries but counts as listed."""
+    try:
+        status = os.stat(os.path.join(root, below))
+        entries = sorted(os.scandir(os.path.join(root, below)), key=lambda e: e.name)
+    except OSError as error:
+        found.refused.append((_shown(below), "unreadable", error.strerror or ""))
+        return _Folder(below, iter(()), listed=True)
+    if (status.st_dev, status.st_ino) in seen:
+        return _Folder(below, iter(()), listed=True)
+    seen.add((status.st_dev, status.st_ino))
+    return _Folder(below, iter(entries))
+
+
+def _ending(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -235,11 +252,16 @@ def _downloaded(url: str, folder: str) -> str:
 
 def _from_json(path: Path) -> pd.DataFrame:
     try:
-        entries = json.loads(path.read_text("utf-8-sig"))
+        return _json_frame(path, json.loads(path.read_text("utf-8-sig")))
     except OSError as error:
         raise CallError(f"{path}: {error.strerror}") from error
     except ValueError as error:
         raise CallError(f"{path}: not JSON: {error}") from error
+    except RecursionError as error:
+        raise CallError(f"{path}: lists or objects are nested too deep") from error
+
+
+def _json_frame(path: Path, entries: Any) -> pd.DataFrame:
     if not isinstance(entries, list):
         raise CallError(f"{path}: a JSON list of paths or of objects is needed")
     rows: list[dict[str, Any]] = []

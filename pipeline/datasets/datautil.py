@@ -8,6 +8,7 @@ with others, measured, filtered, sorted, cut to size. What a filter drops stands
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 from collections import Counter
@@ -20,12 +21,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from pipeline import launch, meta, run
+from pipeline import launch, meta
 from pipeline.cli import Parser, run_main
 from pipeline.config import option
 from pipeline.datasets.convert import IMAGE_ENDINGS, VIDEO_ENDINGS
 from pipeline.datasets.expression import Expression
-from pipeline.errors import ConfigError, MetaError, one_line
+from pipeline.errors import INCOMPLETE, ConfigError, MetaError, one_line
+from pipeline.run import RunOptions, compute, join, write_sidecar
 from pipeline.status import Status, recording
 from pipeline.store import Store, working_on
 from scoring.info.scorer import Info
@@ -159,14 +161,16 @@ class Verbs:
     img_only: bool = option(False, "keep pictures, by the ending of the name")
     vid_only: bool = option(False, "keep videos, by the ending of the name")
     h_le_w: bool = option(False, "keep height <= width")
-    keep_best: tuple[str, ...] = option((), "PERCENT COLUMN: keep that share of rows, highest first")
+    keep_best: tuple[str, ...] = option(
+        (), "keep that share of rows, highest first", names=("PERCENT", "COLUMN")
+    )
     shuffle: bool = option(False, "shuffle the rows, by --seed")
     head: int | None = option(None, "keep the first rows", ge=0)
     sample: int | None = option(None, "keep so many rows, drawn by --seed, in their order", ge=0)
     train_column: bool = option(False, f"keep only the columns {' '.join(TRAIN_COLUMNS)}")
     pre_train_column: bool = option(False, f"keep only the columns {' '.join(PRE_TRAIN_COLUMNS)}")
     shard: int | None = option(None, "write so many tables <output>_0, _1, ... of equal length", ge=1)
-    seed: int = option(42, "of --shuffle and --sample")
+    seed: int = option(42, "of --shuffle and --sample", ge=0)
     missing: str = option(
         "drop", "what a filter does with a row that has no value", choices=("drop", "keep", "stop")
     )
@@ -347,6 +351,8 @@ def _paths(sieve: Sieve, verbs: Verbs) -> None:
 
 def _rename(sieve: Sieve, verbs: Verbs) -> None:
     frame = sieve.frame
+    if verbs.relpath and (empty := np.flatnonzero(meta.text(frame, "path") == "")).size:
+        raise MetaError(f"--relpath: row {empty[0]}: path is empty; --remove_empty_path drops such rows")
     changes: list[tuple[object, str, Callable[[str], str]]] = [
         (verbs.relpath, "path", lambda p: os.path.relpath(p, verbs.relpath)),
         (verbs.abspath, "path", lambda p: os.path.join(str(verbs.abspath), p)),
@@ -458,7 +464,8 @@ def suffix_of(verbs: Verbs) -> str:
         "sort": "sort", "sort_ascending": "sort", "info": "info", "video_info": "vinfo", "ext": "ext",
         "relpath": "relpath", "abspath": "abspath", "remove_empty_path": "noemptypath",
         "remove_path_duplication": "noduppath", "path_subset": "subset",
-        "path_filter_substr": "pathfiltersubstr", "filesize": "filesize", "filter": "filter",
+        "path_filter_substr": "pathfiltersubstr", "filesize": "filesize",
+        "filter": f"filter-{meta.digest(json.dumps(verbs.filter), 6)}",
         "filter_dyn_fps": "dynfps", "h_le_w": "h-le-w", "img_only": "img", "vid_only": "vid",
         "intersection": "intersection",
     }  # fmt: skip
@@ -482,8 +489,17 @@ def suffix_of(verbs: Verbs) -> str:
     return "_".join(parts)
 
 
-def datautil(tables: Sequence[str], verbs: Verbs, options: UtilOptions = UtilOptions()) -> Status:
+def datautil(
+    tables: Sequence[str],
+    verbs: Verbs,
+    options: UtilOptions = UtilOptions(),
+    *,
+    run: RunOptions | None = None,
+) -> Status:
     """Carry out the verbs on one or more tables joined one after another.
+
+    Args:
+        run: how --info measures; its `output` is not used, and what `options` says goes before it.
 
     Raises:
         MetaError: a table or a column is missing, or a cell stops it.
@@ -492,7 +508,9 @@ def datautil(tables: Sequence[str], verbs: Verbs, options: UtilOptions = UtilOpt
     paths = meta.expand(tables)
     output = _output(paths, verbs, options)
     parts = [output] if verbs.shard is None else _shards(output, verbs.shard, options)
-    _spare_inputs(paths, verbs, [*parts, *(meta.sidecar(output, kind) for kind in ("dropped", "failed"))])
+    compared = [Path(table) for table in (verbs.difference, verbs.intersection) if table]
+    for path in (output, *parts):
+        meta.check_output([*paths, *compared], path)
     frame = meta.read(tables)
     with working_on(output), recording(Status("datautil", output, rows_in=len(frame))) as status:
         sieve = Sieve(frame, verbs.missing, verbs.strict)
@@ -501,7 +519,7 @@ def datautil(tables: Sequence[str], verbs: Verbs, options: UtilOptions = UtilOpt
         if verbs.intersection:
             _intersection(sieve, verbs.intersection)
         if verbs.info or verbs.video_info:
-            _measure(sieve, output, options, status)
+            _measure(sieve, output, _how_to_measure(options, run or RunOptions()), status)
         _paths(sieve, verbs)
         if verbs.filesize or verbs.fsmin is not None or verbs.fsmax is not None:
             _filesize(sieve)
@@ -512,10 +530,8 @@ def datautil(tables: Sequence[str], verbs: Verbs, options: UtilOptions = UtilOpt
         _sort(sieve, verbs)
         _selection(sieve, verbs)
         _columns(sieve, verbs)
-        places = np.array_split(np.arange(len(sieve.frame)), len(parts))
-        for part, rows in zip(parts, places, strict=True):
-            meta.write(sieve.frame.iloc[rows], part)
-        run.write_sidecar(sieve.dropped(), output, "dropped")
+        meta.write_parts(sieve.frame, parts)
+        write_sidecar(sieve.dropped(), output, "dropped")
         status.rows_out = len(sieve.frame)
         status.scored = len(sieve.frame)
         status.dropped = dict(sieve.reasons)
@@ -538,24 +554,23 @@ def _shards(output: Path, count: int, options: UtilOptions) -> list[Path]:
     return [output.with_name(f"{stem}_{number}{output.suffix}") for number in range(count)]
 
 
-def _spare_inputs(paths: Sequence[Path], verbs: Verbs, written: Sequence[Path]) -> None:
-    others = [Path(table) for table in (verbs.difference, verbs.intersection) if table]
-    inputs = {path.resolve() for path in (*paths, *others)}
-    for path in written:
-        if path.resolve() in inputs:
-            raise MetaError(f"{path}: is an input; no tool writes over its input, give another --output")
+def _how_to_measure(options: UtilOptions, run: RunOptions) -> RunOptions:
+    workers = 1 if options.disable_parallel else options.num_workers or run.num_workers
+    return dataclasses.replace(run, num_workers=workers, root=options.root or run.root)
 
 
-def _measure(sieve: Sieve, output: Path, options: UtilOptions, status: Status) -> None:
+def _measure(sieve: Sieve, output: Path, run: RunOptions, status: Status) -> None:
     """The columns of --info, from the store where they are known."""
-    workers = 1 if options.disable_parallel else options.num_workers
-    how = run.RunOptions(num_workers=workers, root=options.root)
-    store = Store(output.parent)
-    run.compute(sieve.frame, [Info()], how, store, launch.Rank(), "info")
-    joined = run.join(sieve.frame, [Info()], how, store)
+    store = Store(output.parent, run.reader)
+    compute(sieve.frame, [Info()], run, store, launch.Rank(), "info")
+    joined = join(sieve.frame, [Info()], run, store)
     sieve.frame = joined.frame
-    run.write_sidecar(joined.failed, output, "failed")
+    write_sidecar(joined.failed, output, "failed")
     status.failed, status.failed_rows = joined.status_counts, joined.failed_rows
+    status.pending = joined.pending_rows
+    if status.pending:
+        status.exit_code = INCOMPLETE
+        status.message = f"{status.pending} rows have no verdict: run the same command again"
     store.cells(Info()).compact()
 
 

@@ -23,6 +23,7 @@ import pandas as pd
 from pipeline import launch, meta, run
 from pipeline.cli import Parser, run_main
 from pipeline.config import option
+from pipeline.errors import INCOMPLETE
 from pipeline.media import fit
 from pipeline.run import RunOptions
 from pipeline.scorer import Column, Frames, Row, Scorer
@@ -243,11 +244,16 @@ def deduplicate(tables: Sequence[str], how: Deduplication, options: RunOptions) 
         cells.compact()
         status.rows_out = int((~rows).sum())
         status.failed_rows = int((codes != "").sum())
-        status.scored = len(frame) - status.failed_rows
+        status.pending = found.pending()
+        status.scored = len(frame) - status.failed_rows - status.pending
         counts = pd.Series(codes[codes != ""]).value_counts()
         status.failed = {f"{scorer.name}: {code}": int(n) for code, n in counts.items()}
         status.dropped = {"duplicate": int(rows.sum())} if rows.any() else {}
-        status.judge(options.max_failed)
+        if status.pending:  # their files changed meanwhile; they are kept, but were compared with nothing
+            status.exit_code = INCOMPLETE
+            status.message = f"{status.pending} rows have no verdict: run the same command again"
+        else:
+            status.judge(options.max_failed)
     return status
 
 
@@ -286,6 +292,10 @@ class _Hashed:
     def failures(self) -> np.ndarray:
         """[N] failure code of every row, empty where it was hashed."""
         return np.append(self._verdicts.error.to_numpy(zero_copy_only=False), "")[self._at]
+
+    def pending(self) -> int:
+        """Rows whose file, as it is now, was not looked at."""
+        return int((self._at < 0).sum())
 
     @cached_property
     def rows_of_file(self) -> list[np.ndarray]:

@@ -3,6 +3,9 @@
 Reads `timestamp`, writes DIR/<relpath dir>/<stem>_scene-<i>.mp4 and `<table>_clips`: one row per clip with
 the columns of its source, `source_path`, `clip_start` and `clip_end` (seconds). A clip appears under its
 name only when it is whole: it is written aside, its frames are counted against the plan, then renamed.
+Scenes of one source in several rows are numbered on from row to row. DIR/.clipsheet/claims.json keeps which
+source has which <stem>, so that no table cut into DIR overwrites clips of another source: those are
+called <stem>_<hash>.
 Columns that describe a file (its size, its scores) are empty in the clips' rows: a clip is another file.
 What is too short stands in `<table>_clips_dropped`, what cannot be cut in `<table>_clips_failed`.
 """
@@ -15,8 +18,10 @@ import json
 import math
 import os
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,14 +32,14 @@ import pandas as pd
 from pipeline import ffmpeg, meta
 from pipeline.cli import Parser, run_main
 from pipeline.config import option
-from pipeline.errors import CallError, ConfigError, MediaError, storing
+from pipeline.errors import CallError, ConfigError, Incomplete, MediaError, StorageError, storing
 from pipeline.log import Progress
 from pipeline.media import Media, MediaInfo, fit
 from pipeline.run import GIB, RunOptions, write_sidecar
 from pipeline.scorer import every_column
 from pipeline.splitting.scene_detect import format_scenes
 from pipeline.status import Status, recording
-from pipeline.store import Cells, Store, row_keys, working_on
+from pipeline.store import FOLDER, Cells, Store, row_keys, working_on
 from pipeline.watchdog import Watchdog
 from pipeline.workers import Pool
 from scoring.inference import SCORERS
@@ -44,6 +49,7 @@ CLIPS_PER_TASK = 8
 MAX_CLIPS_PER_SOURCE = 100_000  # two days in clips of two seconds; more is a mistake
 MAX_CLIP_BYTES = 2_000_000_000
 BORDER_FRAMES = 8
+CLAIM_SECONDS = 60.0  # to wait for another process that names its clips
 SPARE_SECONDS = 1.0  # read beyond the end of a clip, for sound and packets that are out of order
 GROUPS_AHEAD = (1, 3)  # of pictures, from which a clip is read before the whole file is
 CODERS = {
@@ -355,11 +361,14 @@ class _Plan:
     pictures: list[int]
 
 
-def _plan(frame: pd.DataFrame, cutting: Cutting) -> _Plan:
+def _plan(frame: pd.DataFrame, cutting: Cutting, claims: dict[str, str]) -> _Plan:
     plan = _Plan([], [], [], [], [])
+    paths = meta.text(frame, "path").to_numpy()
     cells = meta.text(frame, "timestamp").to_numpy()
     errors = meta.text(frame, "error").to_numpy() if "error" in frame.columns else None
     stems = _stems(frame, cutting)
+    scenes: Counter[str] = Counter()  # of each stem, in the rows so far
+    first: dict[tuple[str, str], int] = {}  # by stem and cell: equal rows share their clips
     for row, cell in enumerate(cells):
         try:
             if not cell.strip():
@@ -376,7 +385,12 @@ def _plan(frame: pd.DataFrame, cutting: Cutting) -> _Plan:
             continue
         if not spans:
             plan.pictures.append(row)
-        for number, scene in enumerate(spans):
+            continue
+        stem = _claim(claims, stem, paths[row], cutting.save_dir)
+        if (stem, cell) not in first:
+            first[stem, cell] = scenes[stem]
+            scenes[stem] += len(spans)
+        for number, scene in enumerate(spans, first[stem, cell]):
             _plan_scene(plan, row, f"{stem}_scene-{number}", scene, cutting)
     return plan
 
@@ -427,6 +441,63 @@ def _stems(frame: pd.DataFrame, cutting: Cutting) -> list[str | MediaError]:
     ]
 
 
+@contextmanager
+def _claiming(save_dir: str) -> Iterator[dict[str, str]]:
+    """The source of each stem in a folder of clips, to be added to; kept when the block ends.
+
+    Raises:
+        Incomplete: another process holds them for long.
+        StorageError: they cannot be read or written.
+    """
+    path = Path(save_dir) / FOLDER / "claims.json"
+    with _taking_turns(Path(save_dir) / path.name):
+        try:
+            with storing(path):
+                claims = dict(json.loads(path.read_bytes())) if path.exists() else {}
+        except (ValueError, TypeError) as error:
+            raise StorageError(
+                f"{path}: damaged ({error}); delete it, then cut the oldest table first: "
+                "which source has which name of clips is found anew"
+            ) from error
+        known = len(claims)
+        yield claims
+        if len(claims) != known:
+            with meta.replacing(path) as file:
+                file.write(json.dumps(claims, indent=0).encode() + b"\n")
+
+
+@contextmanager
+def _taking_turns(output: Path) -> Iterator[None]:
+    """Hold a lock that others hold for a moment only: wait for it."""
+    deadline = time.monotonic() + CLAIM_SECONDS
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(working_on(output))
+                break
+            except Incomplete:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+        yield
+
+
+def _claim(claims: dict[str, str], stem: str, path: str, save_dir: str) -> str:
+    """The stem, or one with a hash where the clips of that name are of another source.
+
+    What is not there gets no clips and claims nothing: a path that is put right later finds its name free.
+    """
+    source = os.path.abspath(path)
+    hashed = f"{stem}_{_hash(source)}"
+    for name in (stem, hashed):
+        key = os.path.relpath(name, save_dir)
+        if key not in claims and os.path.exists(path):
+            claims[key] = source
+        if claims.get(key, source) == source:
+            return name
+    return hashed
+
+
 def _shortened(name: str, limit: int = 200) -> str:
     """A name that leaves room for `_scene-<i>` within the 255 bytes of a file name."""
     raw = os.fsencode(name)
@@ -458,7 +529,8 @@ def cut(tables: Sequence[str], cutting: Cutting, options: RunOptions) -> Status:
     with working_on(output), recording(Status("clips", output, rows_in=len(frame))) as status:
         with storing(cutting.save_dir):
             os.makedirs(cutting.save_dir, exist_ok=True)
-        plan = _plan(frame, cutting)
+        with _claiming(cutting.save_dir) as claims:
+            plan = _plan(frame, cutting, claims)
         meaning = f"cut v1 {replace(cutting, min_seconds=None, max_seconds=None)!r}"
         cells = Store(output.parent).verdicts_of("cut", meaning, ("made",))
         results = _cut_all(frame, plan, cutting, options, cells)

@@ -108,7 +108,9 @@ def split_evenly(
     """A span as equal pieces of at most `longest` seconds, cut where frames begin."""
     count = math.ceil((end - start) / longest - 1e-6)
     inner = [start + (end - start) * k / count for k in range(1, count)]
-    edges = [start, *(float(frame_seconds[np.searchsorted(frame_seconds, t)]) for t in inner), end]
+    # No frame begins after the last one, which may be shown for long.
+    at = np.searchsorted(frame_seconds, inner).clip(max=len(frame_seconds) - 1)
+    edges = [start, *(float(seconds) for seconds in frame_seconds[at]), end]
     return [(a, b) for a, b in itertools.pairwise(edges) if b > a]
 
 
