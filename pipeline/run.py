@@ -30,7 +30,6 @@ from pipeline import launch, meta
 from pipeline.config import option
 from pipeline.errors import (
     ENVIRONMENTAL,
-    INCOMPLETE,
     CallError,
     MediaError,
     TooManyFailed,
@@ -593,11 +592,7 @@ def _finish(joined: _Joined, status: Status, options: RunOptions) -> None:
     status.rows_in = status.rows_out = len(joined.frame)
     status.failed, status.failed_rows = joined.status_counts, joined.failed_rows
     status.scored, status.pending = joined.scored_rows, joined.pending_rows
-    if status.pending:
-        status.exit_code = INCOMPLETE
-        status.message = f"{status.pending} rows have no verdict: run the same command again"
-    else:
-        status.judge(options.max_failed)
+    status.judge(options.max_failed)
 
 
 def write_sidecar(frame: pd.DataFrame, output: Path, kind: str) -> None:

@@ -64,7 +64,15 @@ class Status:
         return f"{text}\n{self.message}" if self.message else text
 
     def judge(self, max_failed: float) -> None:
-        """Make exit code 3 of more failures than are allowed, as a share of all that was tried."""
+        """Find the exit code: 4 for rows without a verdict, else 3 for more failures than are allowed.
+
+        Args:
+            max_failed: share of all that was tried.
+        """
+        if self.pending:
+            self.exit_code = errors.INCOMPLETE
+            self.message = f"{self.pending} rows have no verdict: run the same command again"
+            return
         tried = self.scored + self.failed_rows
         if tried and self.failed_rows / tried > max_failed:
             self.exit_code = errors.TOO_MANY_FAILED

