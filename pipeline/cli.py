@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
@@ -42,11 +42,13 @@ class Parser(argparse.ArgumentParser):
         _say(_safe(f"error: {message}; see --help"), sys.stderr)
         sys.exit(WRONG_CALL)
 
-    def add_fields(self, cls: type, title: str, prefix: str = "") -> None:
-        """A flag `--<prefix><field>` for every field of a dataclass."""
+    def add_fields(self, cls: type, title: str, prefix: str = "", without: Container[str] = ()) -> None:
+        """A flag `--<prefix><field>` for every field of a dataclass, but for those that have no effect."""
         group = self.add_argument_group(title)
         hints = typing.get_type_hints(cls)
         for field in dataclasses.fields(cls):
+            if field.name in without:
+                continue
             _add_flag(group, field, hints[field.name], f"--{prefix}{field.name}")
 
     def take(self, cls: type[T], given: argparse.Namespace) -> T:

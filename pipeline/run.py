@@ -550,7 +550,7 @@ def run_scorers(
     needs = dict.fromkeys(name for scorer in scorers for name in scorer.reads)
     paths = meta.expand(tables)
     suffix = suffix or (scorers[0].name if len(scorers) == 1 else "scores")
-    output = meta.output_path(paths[0], suffix, options.output)
+    output = meta.output_path(paths, suffix, options.output)
     for scorer in scorers:
         if missing := scorer.missing():
             raise CallError(f"{scorer.name}: " + "; ".join(missing))

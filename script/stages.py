@@ -118,7 +118,7 @@ def _datautil(name: str, given: dict[str, Any], paths: Paths, where: str, **alwa
         _columns_needed(verbs), tuple(c.name for c in Info().columns) if verbs.info else (),
         lambda table: meta.output_path(table, suffix),
         lambda table, out, run: datautil(
-            [str(table)], verbs, UtilOptions(str(out), num_workers=run.num_workers, root=run.root)
+            [str(table)], verbs, UtilOptions(str(out)), run=run
         ),
         scorers=(Info(),) if verbs.info else (), first_input=first,
     )  # fmt: skip

@@ -26,7 +26,7 @@ from pipeline.cli import Parser, run_main
 from pipeline.config import option
 from pipeline.datasets.convert import IMAGE_ENDINGS, VIDEO_ENDINGS
 from pipeline.datasets.expression import Expression
-from pipeline.errors import INCOMPLETE, ConfigError, MetaError, one_line
+from pipeline.errors import ConfigError, MetaError, one_line
 from pipeline.run import RunOptions, compute, join, write_sidecar
 from pipeline.status import Status, recording
 from pipeline.store import Store, working_on
@@ -568,9 +568,7 @@ def _measure(sieve: Sieve, output: Path, run: RunOptions, status: Status) -> Non
     write_sidecar(joined.failed, output, "failed")
     status.failed, status.failed_rows = joined.status_counts, joined.failed_rows
     status.pending = joined.pending_rows
-    if status.pending:
-        status.exit_code = INCOMPLETE
-        status.message = f"{status.pending} rows have no verdict: run the same command again"
+    status.judge(max_failed=1.0)  # failures are what a filter is for
     store.cells(Info()).compact()
 
 

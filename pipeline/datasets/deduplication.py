@@ -224,7 +224,7 @@ def deduplicate(tables: Sequence[str], how: Deduplication, options: RunOptions) 
         StorageError: the output cannot be written.
     """
     paths = meta.expand(tables)
-    output = meta.output_path(paths[0], "dedup", options.output)
+    output = meta.output_path(paths, "dedup", options.output)
     frame = meta.read(tables)
     scorer = Hashes(how.hash)
     with working_on(output), recording(Status("dedup", output, rows_in=len(frame))) as status:
@@ -330,7 +330,8 @@ def main() -> None:
     parser = Parser(__doc__ or "")
     parser.add_argument("meta", nargs="+", help="table(s) with a column `path`: .csv or .parquet")
     parser.add_fields(Deduplication, "what is a duplicate")
-    parser.add_fields(RunOptions, "how it is run")
+    without = ("bs", "use_cpu", "skip_if_existing", "pretrained_models")
+    parser.add_fields(RunOptions, "how it is run", without=without)
     given = parser.parse_args()
     run_main(
         lambda: deduplicate(given.meta, parser.take(Deduplication, given), parser.take(RunOptions, given))

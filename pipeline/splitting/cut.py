@@ -524,7 +524,7 @@ def cut(tables: Sequence[str], cutting: Cutting, options: RunOptions) -> Status:
         have = ", ".join(e for e in CODERS if e in ffmpeg.encoders()) or "none of them"
         raise CallError(f"--encoder {cutting.encoder}: {ffmpeg.program()} has {have}")
     paths = meta.expand(tables)
-    output = meta.output_path(paths[0], "clips", options.output)
+    output = meta.output_path(paths, "clips", options.output)
     frame = meta.read(tables, ("path", "timestamp"))
     with working_on(output), recording(Status("clips", output, rows_in=len(frame))) as status:
         with storing(cutting.save_dir):
@@ -683,7 +683,8 @@ def main() -> None:
     parser = Parser(__doc__ or "")
     parser.add_argument("meta", nargs="+", help="table(s) with `path` and `timestamp`: .csv or .parquet")
     parser.add_fields(Cutting, "clips")
-    parser.add_fields(RunOptions, "how it is run")
+    without = ("bs", "use_cpu", "skip_if_existing", "pretrained_models", "reader")
+    parser.add_fields(RunOptions, "how it is run", without=without)
     given = parser.parse_args()
     run_main(lambda: cut(given.meta, parser.take(Cutting, given), parser.take(RunOptions, given)))
 
