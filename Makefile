@@ -34,14 +34,17 @@ endif
 	  --set paths.ROOT_VIDEO='$(or $(VIDEOS),$(OUT)/videos)' \
 	  --set paths.ROOT_CLIPS='$(OUT)/clips' --set paths.ROOT_META='$(OUT)/meta'
 
+# Most tests wait for programs that they start: two files at a time.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: .venv/dev
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 fix: .venv/dev
 	$(BIN)/ruff format .
