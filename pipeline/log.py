@@ -14,10 +14,10 @@ PLAIN_SECONDS = 30.0
 log = logging.getLogger(__name__)
 
 
-def setup(verbose: bool = False) -> None:
+def setup() -> None:
     """Send the project's messages to standard error, one line each."""
     logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
+        level=logging.INFO,
         format="%(asctime)s %(levelname)s %(message)s",
         datefmt="%H:%M:%S",
         stream=sys.stderr,

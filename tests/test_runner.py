@@ -55,6 +55,11 @@ def settings(videos: Path, root: Path, *changes: str) -> list[str]:
     ]  # fmt: skip
 
 
+def program(videos: Path, root: Path) -> list[str]:
+    """The quickstart as a user starts it."""
+    return [sys.executable, "-m", "script.pipeline_runner", str(QUICKSTART), "--set", *settings(videos, root)]
+
+
 def run(videos: Path, root: Path, *changes: str, first: str = "", last: str = "") -> Status:
     whole = plan(config.load(QUICKSTART, settings(videos, root, *changes)))
     chosen = part(whole, first, last)
@@ -170,14 +175,7 @@ def test_two_processes_give_the_tables_of_one(finished, videos, tmp_path):
 
 
 def test_kill_9_at_random_moments_ends_in_the_same_tables(finished, videos, tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "script.pipeline_runner",
-        str(QUICKSTART),
-        "--set",
-        *settings(videos, tmp_path),
-    ]
+    command = program(videos, tmp_path)
     dice = random.Random(5)
     for _ in range(3):
         process = subprocess.Popen(command, cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -439,14 +437,7 @@ def test_a_broken_table_between_stages_is_named(spoilt, videos):
 
 
 def test_two_runs_at_once_are_told_apart(videos, tmp_path, tool):
-    command = [
-        sys.executable,
-        "-m",
-        "script.pipeline_runner",
-        str(QUICKSTART),
-        "--set",
-        *settings(videos, tmp_path),
-    ]
+    command = program(videos, tmp_path)
     process = subprocess.Popen(command, cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     lock = tmp_path / "meta" / ".clipsheet" / "locks" / "meta.csv.lock"
     while not (lock.exists() and lock.read_text()):
