@@ -9,7 +9,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 PACKAGES = ("numpy", "pandas", "pyarrow", "av", "opencv-python-headless")
@@ -39,13 +39,19 @@ def race(repeat: int, ways: dict[str, Callable[[], object]]) -> dict[str, float]
     return {name: statistics.median(taken) for name, taken in seconds.items()}
 
 
-def growth(function: Callable[..., object], *args: object) -> int:
-    """Bytes by which a fresh process grows at most while it calls an importable function."""
+def growth(function: Callable[..., object], *args: object, first: Sequence[object]) -> int:
+    """Bytes by which a fresh process grows at most while it calls an importable function.
+
+    Args:
+        first: arguments of a small task of the same sort, done before: what the process takes but
+            once, for code and libraries, is not counted.
+    """
     with multiprocessing.get_context("spawn").Pool(1) as fresh:
-        return fresh.apply(_growth, (function, args))
+        return fresh.apply(_growth, (function, args, tuple(first)))
 
 
-def _growth(function: Callable[..., object], args: tuple[object, ...]) -> int:
+def _growth(function: Callable[..., object], args: tuple[object, ...], first: tuple[object, ...]) -> int:
+    function(*first)
     before = _memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     function(*args)

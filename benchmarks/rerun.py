@@ -51,7 +51,7 @@ def fill_store(table: Path, scorer: Scorer) -> None:
     """Give every row its verdict, as a run would leave it."""
     frame = meta.read(table)
     with Store(table.parent).cells(scorer).journal() as journal:
-        for number, key in enumerate(row_keys(frame, scorer.reads)):
+        for number, key in enumerate(row_keys(frame, scorer.reads).to_pylist()):
             journal.scored(key, [str(number)])
 
 
@@ -66,25 +66,36 @@ def peer(table: Path, output: Path) -> None:
     pd.read_csv(table).to_csv(output, index=False)
 
 
-def measure(given: argparse.Namespace, folder: Path) -> None:
-    """Run all ways and print time and memory over the peer's."""
-    table = make_table(folder, given.rows, given.files)
+def prepare(folder: Path, rows: int, files: int) -> Path:
+    """A table that all scorers are done with."""
+    folder.mkdir()
+    table = make_table(folder, rows, files)
     for scorer in SCORERS:
         fill_store(table, scorer)
         rerun(table, scorer)  # which puts the verdicts together, as every run does at its end
+    return table
+
+
+def measure(given: argparse.Namespace, folder: Path) -> None:
+    """Run all ways and print time and memory over the peer's."""
+    table = prepare(folder / "all", given.rows, given.files)
+    few = prepare(folder / "few", 100, given.files)
+    out = folder / "pandas.csv"
     names = {f"rerun, scorer reads {scorer.reads[0]}": scorer for scorer in SCORERS}
     ways = {name: lambda scorer=scorer: rerun(table, scorer) for name, scorer in names.items()}
-    seconds = race(given.repeat, {**ways, PEER: lambda: peer(table, folder / "pandas.csv")})
-    held = int(pd.read_csv(table).memory_usage(deep=True).sum())
-    passing = growth(peer, table, folder / "pandas.csv")
+    seconds = race(given.repeat, {**ways, PEER: lambda: peer(table, out)})
+    held = int(meta.read(table).memory_usage(deep=True).sum())
+    by_pandas = int(pd.read_csv(table).memory_usage(deep=True).sum())
+    passing = growth(peer, table, out, first=(few, out))
     print(
-        f"  the table as pandas holds it: {held / MIB:.0f} MiB; read and written by it: {passing / MIB:.0f} MiB"
+        f"  the table in memory: {held / MIB:.0f} MiB as text, {by_pandas / MIB:.0f} MiB as pandas reads it, "
+        f"{passing / MIB:.0f} MiB while pandas reads and writes it"
     )
     for name, scorer in names.items():
         verdict(f"of pandas' time ({name})", seconds[name] / seconds[PEER], most=3)
-        grown = growth(rerun, table, scorer)
+        grown = growth(rerun, table, scorer, first=(few, scorer))
         verdict(f"of the table's memory ({name})", grown / held, most=3)
-        print(f"{grown / passing:.2f} of what pandas takes to read and write it")
+        print(f"{grown / by_pandas:.2f} of it as pandas reads it, {grown / passing:.2f} of what pandas takes")
 
 
 def main() -> None:

@@ -41,7 +41,7 @@ TEXT_COLUMNS = frozenset("path text id relpath error source_path timestamp".spli
 MAX_STEM_BYTES = 200
 MAX_NAME_BYTES = 255
 TEXT = pd.ArrowDtype(pa.large_string())
-BLOCK_BYTES = 8 << 20
+BLOCK_BYTES = 1 << 20
 # Arrow's own allocators keep what they once had; a table is large, and often the only one.
 pa.set_memory_pool(pa.system_memory_pool())
 ROWS_PER_WRITE = 1 << 14
@@ -119,32 +119,39 @@ def read_csv(path: Path) -> pd.DataFrame:
     """A CSV file as a frame of text columns.
 
     UTF-8 with or without a byte order mark, comma separated, LF or CRLF; blank lines are skipped.
+    The file is read block by block, so that no more than the table itself stays in memory.
 
     Raises:
         MetaError: with record and line, for everything that a lenient reader would guess at.
     """
     try:
         with open(path, "rb") as file:
-            data = file.read()
+            return _read_csv(file, path).to_pandas(types_mapper=pd.ArrowDtype, ignore_metadata=True)
     except FileNotFoundError:
         raise MetaError(f"{path}: no such table") from None
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path) from error
     except OSError as error:
         raise MetaError(f"{path}: cannot be read: {error.strerror}") from error
-    _check_bytes(data, path)
-    mark = len(BYTE_ORDER_MARK) if data.startswith(BYTE_ORDER_MARK) else 0
-    data = data[mark:]
-    try:
-        names = _header(data, path)
-        table = _parse_fast(data, names)
-        if table is None:
-            table = _parse_strictly(data, names, path)
-    except UnicodeDecodeError as error:
-        raise _not_utf8(data, mark, path) from error
+
+
+def _read_csv(file: IO[bytes], path: Path) -> pa.Table:
+    before = stamp(os.fstat(file.fileno()))
+    regular, multiline = _quotes(_checked_blocks(file, path))
+    names = _header(file, path)
+    table = _parse_fast(path, names, multiline) if regular else None
+    if table is None:  # only the strict parser can tell what is meant
+        table = _parse_strictly(file, names, path)
     if pc.any(pc.equal(table.column(0), names[0])).as_py():
-        _refuse_repeated_header(table, names, data, path)
-    del data
-    release_memory()
-    return table.to_pandas(types_mapper=pd.ArrowDtype, ignore_metadata=True)
+        _refuse_repeated_header(table, names, file, path)
+    if stamp(os.stat(path)) != before:  # read from its beginning more than once
+        raise MetaError(f"{path}: changed while it was read; run this again")
+    return table
+
+
+def stamp(status: os.stat_result) -> tuple[int, int, int]:
+    """What tells a file from the one that stood there before."""
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def release_memory() -> None:
@@ -152,21 +159,28 @@ def release_memory() -> None:
     pa.default_memory_pool().release_unused()
 
 
-def _check_bytes(data: bytes, path: Path) -> None:
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise MetaError(f"{path}: byte 0: UTF-16 text; save the table as UTF-8")
-    text = data.removeprefix(BYTE_ORDER_MARK)
-    if not text or text.isspace():
+def _checked_blocks(file: IO[bytes], path: Path) -> Iterator[bytes]:
+    """The bytes of a text file in blocks; raises a MetaError where it is none."""
+    line, start, blank = 1, 0, True
+    while block := file.read(BLOCK_BYTES):
+        if not start and block[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            raise MetaError(f"{path}: byte 0: UTF-16 text; save the table as UTF-8")
+        nul = block.find(b"\0")
+        if nul >= 0:
+            line += block.count(b"\n", 0, nul)
+            raise MetaError(f"{path}: line {line}, byte {start + nul}: a NUL byte; this is not a text table")
+        text = block if start else block.removeprefix(BYTE_ORDER_MARK)
+        blank = blank and not text.strip()
+        line += block.count(b"\n")
+        start += len(block)
+        yield text
+    if blank:
         raise MetaError(f"{path}: empty; a table begins with a header line that names its columns")
-    nul = data.find(b"\0")
-    if nul >= 0:
-        line = data.count(b"\n", 0, nul) + 1
-        raise MetaError(f"{path}: line {line}, byte {nul}: a NUL byte; this is not a text table")
 
 
-def _header(data: bytes, path: Path) -> list[str]:
+def _header(file: IO[bytes], path: Path) -> list[str]:
     try:
-        names = next(row for row in _strict_reader(data) if row)
+        names = next(row for row in _strict_reader(file) if row)
     except csv.Error as error:
         raise MetaError(f"{path}: line 1: {error}; this is no header of column names") from error
     if len(names) == 1 and any(c in names[0] for c in ";\t"):
@@ -189,71 +203,87 @@ def check_names(names: Sequence[str], path: Path) -> None:
         seen[plain] = name
 
 
-def _strict_reader(data: bytes) -> Any:
-    return csv.reader(io.TextIOWrapper(io.BytesIO(data), "utf-8", newline=""), strict=True)
+def _strict_reader(file: IO[bytes]) -> Any:
+    """The records of a CSV file, from its beginning, by the parser of the standard library."""
+    file.seek(0)
+    return csv.reader(open(file.fileno(), encoding="utf-8-sig", newline="", closefd=False), strict=True)
 
 
-def _not_utf8(data: bytes, mark: int, path: Path) -> MetaError:
+def _not_utf8(path: Path) -> MetaError:
+    data = path.read_bytes()
     try:
         data.decode("utf-8")
     except UnicodeDecodeError as error:
-        line, byte = data.count(b"\n", 0, error.start) + 1, mark + error.start
-        return MetaError(f"{path}: line {line}, byte {byte}: not UTF-8; save the table as UTF-8")
-    raise AssertionError(f"{path} is UTF-8 after all")
+        line = data.count(b"\n", 0, error.start) + 1
+        return MetaError(f"{path}: line {line}, byte {error.start}: not UTF-8; save the table as UTF-8")
+    return MetaError(f"{path}: changed while it was read; run this again")
 
 
-def _parse_fast(data: bytes, names: list[str]) -> pa.Table | None:
-    """The table by Arrow's parser, or None where only the strict parser can tell what is meant."""
-    regular, multiline = _quotes(data)
-    if not regular:
-        return None
-    for block in (BLOCK_BYTES, len(data) + 1):
+class _Blocks(io.FileIO):
+    """A file that is never split between CR and LF: there Arrow loses the LF, even in a quoted cell."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        """About so many bytes."""
+        block = super().read(size) or b""
+        while block.endswith(b"\r") and (more := super().read(1)):
+            block += more
+        return block
+
+
+def _parse_fast(path: Path, names: list[str], multiline: bool) -> pa.Table | None:
+    """The table by Arrow's parser, or None where it finds fault with it."""
+    for block in (BLOCK_BYTES, 64 * BLOCK_BYTES, min(path.stat().st_size + 1, (1 << 31) - 1)):
         try:
-            return pa.csv.read_csv(
-                pa.py_buffer(data),
-                read_options=pa.csv.ReadOptions(block_size=min(block, (1 << 31) - 1)),
-                parse_options=pa.csv.ParseOptions(newlines_in_values=multiline),
-                convert_options=pa.csv.ConvertOptions(
-                    column_types=dict.fromkeys(names, pa.large_string()),
-                    strings_can_be_null=False,
-                ),
-            )
+            with _Blocks(path) as source:
+                reader = pa.csv.open_csv(
+                    pa.PythonFile(source, "r"),
+                    read_options=pa.csv.ReadOptions(block_size=block),
+                    parse_options=pa.csv.ParseOptions(newlines_in_values=multiline),
+                    convert_options=pa.csv.ConvertOptions(
+                        column_types=dict.fromkeys(names, pa.large_string()),
+                        strings_can_be_null=False,
+                    ),
+                )
+                batches = []
+                for batch in reader:
+                    batches.append(batch)
+                    if not len(batches) % 4:
+                        release_memory()
+                return pa.Table.from_batches(batches, reader.schema)
         except pa.ArrowInvalid as error:
             if "straddl" not in str(error):  # a row longer than the block
                 return None
     return None
 
 
-def _quotes(data: bytes) -> tuple[bool, bool]:
+def _quotes(blocks: Iterable[bytes]) -> tuple[bool, bool]:
     """Whether the quotes of a CSV text are regular, and whether a quoted cell spans lines.
 
     Regular: every quote opens a cell, closes one, or is one of a doubled pair inside one. In such
     a text the quotes take turns: each even one stands at the start of a cell or right after its
     twin, each odd one at the end of a cell or right before its twin.
     """
-    if b'"' not in data:
-        return True, False
-    whole = np.frombuffer(data, np.uint8)
-    inside, multiline, step = 0, False, 1 << 20  # bytes that stay in the cache
-    for start in range(0, len(data), step):
-        part = whole[start : start + step]
-        at = np.flatnonzero(part == ord('"'))
-        line_ends = np.searchsorted(at, np.flatnonzero((part == ord("\n")) | (part == ord("\r"))))
-        multiline = multiline or bool(((line_ends + inside) % 2).any())
-        at += start
-        opening, closing = at[inside::2], at[1 - inside :: 2]
+    inside, regular, multiline = 0, True, False
+    seen = b"\n"  # the neighbours of the bytes that come next; all but the last have been looked at
+    for block in itertools.chain(blocks, [b"\n"]):
+        text = seen + block
+        seen = text[-2:]
+        if not inside and b'"' not in text:
+            continue
+        part = np.frombuffer(text, np.uint8)
+        at = np.flatnonzero(part[1:-1] == ord('"')) + 1
+        line_ends = np.flatnonzero((part[1:-1] == ord("\n")) | (part[1:-1] == ord("\r"))) + 1
+        multiline = multiline or bool(((np.searchsorted(at, line_ends) + inside) % 2).any())
+        beside = np.concatenate([part[at[inside::2] - 1], part[at[1 - inside :: 2] + 1]])
+        regular = regular and bool(np.isin(beside, [*b',\n\r"']).all())
         inside = (inside + len(at)) % 2
-        before = whole[opening[opening > 0] - 1]
-        after = whole[closing[closing + 1 < len(data)] + 1]
-        if not (np.isin(before, [*b',\n\r"']).all() and np.isin(after, [*b',\n\r"']).all()):
-            return False, multiline
-    return inside == 0, multiline
+    return regular and not inside, multiline
 
 
-def _parse_strictly(data: bytes, names: list[str], path: Path) -> pa.Table:
+def _parse_strictly(file: IO[bytes], names: list[str], path: Path) -> pa.Table:
     """The table by the strict parser of the standard library, which can say where it is wrong."""
     columns: list[list[str]] = [[] for _ in names]
-    reader = _strict_reader(data)
+    reader = _strict_reader(file)
     record, line = 0, 1
     try:
         for row in reader:
@@ -275,13 +305,13 @@ def _parse_strictly(data: bytes, names: list[str], path: Path) -> pa.Table:
     return pa.table(arrays, names=names)
 
 
-def _refuse_repeated_header(table: pa.Table, names: list[str], data: bytes, path: Path) -> None:
+def _refuse_repeated_header(table: pa.Table, names: list[str], file: IO[bytes], path: Path) -> None:
     same = pa.chunked_array([pa.array(np.ones(table.num_rows, bool))])
     for index, name in enumerate(names):
         same = pc.and_(same, pc.equal(table.column(index), name))
     at = pc.index(same, True).as_py()
     if at >= 0:
-        reader = _strict_reader(data)
+        reader = _strict_reader(file)
         line = next(itertools.islice((reader.line_num for row in reader if row), at + 1, None))
         raise MetaError(
             f"{path}: record {at + 1} (line {line}) is the header again; were two files joined? "

@@ -217,7 +217,7 @@ class _Work:
 
     scorer: Scorer
     cells: Cells
-    keys: list[str]
+    keys: pa.Array  # [N] text
     todo: np.ndarray  # [N] bool: rows that this process scores
     tries: dict[str, int]
     began: Mapping[str, int]
@@ -234,7 +234,7 @@ def _plan(
     keys = {reads: row_keys(frame, reads) for reads in {*shared, *(s.reads for s in scorers)}}
     mine = np.ones(len(frame), bool)
     if shared:
-        mine[:] = [int(key[:15], 16) % rank.world == rank.index for key in keys["path",]]
+        mine[:] = [int(key[:15], 16) % rank.world == rank.index for key in keys["path",].to_pylist()]
     work = []
     for scorer in scorers:
         own = keys[scorer.reads]
@@ -244,11 +244,11 @@ def _plan(
         todo = ~verdicts.final(at, retry_failed=options.retry_failed)
         if options.skip_if_existing:
             todo &= ~_filled(frame, scorer)
-        todo &= ~pd.Series(own).duplicated().to_numpy()
+        todo &= pc.index_in(own, value_set=own).to_numpy() == np.arange(len(own))  # once per key
         began = verdicts.began
         if options.retry_failed:  # one more try, but alone
             began = {key: min(count, 2) for key, count in began.items()}
-        tries = {own[i]: int(verdicts.tries[at[i]]) for i in np.flatnonzero(todo & (at >= 0))}
+        tries = {own[i].as_py(): int(verdicts.tries[at[i]]) for i in np.flatnonzero(todo & (at >= 0))}
         work.append(_Work(scorer, cells, own, todo & mine, tries, began))
     return work
 
@@ -344,7 +344,7 @@ class _Pass:
         wanted = [w for w in self._work if w.todo[row]]
         results = [result] * len(wanted) if isinstance(result, MediaError) else result
         for work, item in zip(wanted, results, strict=True):
-            key = work.keys[row]
+            key = work.keys[row].as_py()
             if isinstance(item, MediaError):
                 self._fail(work, key, item)
             elif work.began.get(key, 0) >= 2:
@@ -554,7 +554,7 @@ def run_scorers(
     for scorer in scorers:
         if missing := scorer.missing():
             raise CallError(f"{scorer.name}: " + "; ".join(missing))
-    before = _stamps(paths)
+    before = [meta.stamp(path.stat()) for path in paths]
     frame = meta.read(tables, needs)
     rank = launch.current()
     store = Store(output.parent, options.reader)
@@ -568,9 +568,10 @@ def run_scorers(
         return status
     with working_on(output), recording(status):
         compute(frame, scorers, options, store, rank, suffix, beat)
+        meta.release_memory()
         if presence is not None:
             _wait_for_others(presence, rank.world, options.stall)
-        changed = _stamps(paths) != before
+        changed = [meta.stamp(path.stat()) for path in paths] != before
         if changed:
             frame = meta.read(tables, needs)
         _finish(join(frame, scorers, options, store), status, options)
@@ -579,10 +580,6 @@ def run_scorers(
         for scorer in scorers:
             store.cells(scorer).compact()
     return status
-
-
-def _stamps(paths: Sequence[Path]) -> list[tuple[int, int]]:
-    return [(p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
 
 
 def _finish(joined: _Joined, status: Status, options: RunOptions) -> None:

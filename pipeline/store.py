@@ -24,7 +24,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +52,7 @@ COMPACT_BYTES = 1 << 20
 COMPACT_FILES = 200
 OVER = b"over"
 START_SLACK_SECONDS = 600.0  # by which the processes of a launch may begin one after another
+ROWS_PER_PART = 16_000  # of keys, and of verdicts in a file, that are handled at a time
 STAT_THREADS = 16
 STAT_CHUNK = 500
 SLOW_CHUNK_SECONDS = 0.02  # a local disk takes 1 ms; threads would only be in each other's way
@@ -61,19 +62,24 @@ _EXTRA = ("_key", "_error", "_detail", "_tries", "_began")
 # --- keys --------------------------------------------------------------------------------------
 
 
-def row_keys(frame: pd.DataFrame, reads: Sequence[str]) -> list[str]:
-    """For every row 24 hex digits of what a scorer that reads these columns depends on.
+def row_keys(frame: pd.DataFrame, reads: Sequence[str]) -> pa.Array:
+    """[N] text: for every row 24 hex digits of what a scorer that reads these columns depends on.
 
     With `path` among them, the size and modification time of the file count too.
     """
-    columns = [meta.text(frame, name).tolist() for name in reads]
-    if "path" in reads:
-        columns.append(_file_marks(columns[list(reads).index("path")]))
-    digest = hashlib.blake2b
-    return [
-        digest("\x1f".join(cells).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
-        for cells in zip(*columns, strict=True)
-    ]
+    columns = [meta.text(frame, name) for name in reads]
+    parts = [pa.array([], pa.large_string())]
+    for start in range(0, len(frame), ROWS_PER_PART):
+        cells = [column.iloc[start : start + ROWS_PER_PART].tolist() for column in columns]
+        if "path" in reads:
+            cells.append(_file_marks(cells[list(reads).index("path")]))
+        parts.append(pa.array(map(_digest, zip(*cells, strict=True)), pa.large_string()))
+    return pa.concat_arrays(parts)
+
+
+def _digest(cells: Iterable[str]) -> str:
+    text = "\x1f".join(cells).encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(text, digest_size=12).hexdigest()
 
 
 def _file_marks(paths: Sequence[str]) -> list[str]:
@@ -146,9 +152,9 @@ class Verdicts:
     def __len__(self) -> int:
         return len(self._keys)
 
-    def find(self, keys: Sequence[str]) -> np.ndarray:
+    def find(self, keys: Sequence[str] | pa.Array) -> np.ndarray:
         """[N] int64 position of each key, -1 where there is no verdict."""
-        wanted = pa.array(keys, pa.large_string())
+        wanted = keys if isinstance(keys, pa.Array) else pa.array(keys, pa.large_string())
         found = pc.index_in(wanted, value_set=self._keys)
         return pc.fill_null(found, -1).to_numpy().astype(np.int64)
 
@@ -179,9 +185,9 @@ class Cells:
         for part in parts:
             for key in part.column("_began").drop_null().to_pylist():
                 began[key] = began.get(key, 0) + 1
-        parts = [p.filter(pc.is_null(p.column("_began"))) for p in parts]
+        parts = [p.filter(pc.is_null(p.column("_began"))) for p in parts if p.num_rows]
         table = pa.concat_tables([*self._compacted(), *parts, self._schema().empty_table()])
-        verdicts = Verdicts(_newest(table), self.columns, began)
+        verdicts = Verdicts(_newest(table) if parts else table, self.columns, began)
         del parts, table
         meta.release_memory()
         for key, at in zip(began, verdicts.find(list(began)), strict=True) if began else ():
@@ -227,7 +233,7 @@ class Cells:
             parts = [p.filter(pc.is_null(p.column("_began"))) for p in parts]
             table = _newest(pa.concat_tables([*self._compacted(), *parts]))
             with meta.replacing(self.folder / "cells.parquet") as file:
-                pq.write_table(table, file)
+                pq.write_table(table, file, row_group_size=ROWS_PER_PART, use_dictionary=False)
             for path in ended:
                 path.unlink()
 

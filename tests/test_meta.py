@@ -249,6 +249,20 @@ def test_a_quoted_cell_may_reach_over_many_megabytes(tmp_path: Path) -> None:
     assert rows(meta.read(saved(tmp_path, content))) == [["a", long], ["b", "x"]]
 
 
+def test_a_table_that_changes_while_it_is_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = saved(tmp_path, "path\na.mp4\n")
+    parse = meta._parse_fast
+
+    def save_meanwhile(*args: object) -> pa.Table | None:
+        saved(tmp_path, 'path\n"b,\nc.mp4"\n')
+        return parse(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(meta, "_parse_fast", save_meanwhile)
+    assert "changed while it was read" in refusal(path)
+
+
 def test_a_large_table_of_cells_with_carriage_returns_keeps_every_row(tmp_path: Path) -> None:
     cells = [f"{n}\rx,{'y' * 80}" for n in range(100_000)]
     frame = text_frame(path=[str(n) for n in range(100_000)], text=cells)
@@ -445,8 +459,12 @@ ALPHABET = [
 ]
 
 
+@pytest.mark.parametrize("block_bytes", [7, 100, meta.BLOCK_BYTES])
 @pytest.mark.parametrize("seed", range(30))
-def test_random_tables_read_and_write_as_the_csv_module_does(tmp_path: Path, seed: int) -> None:
+def test_random_tables_read_and_write_as_the_csv_module_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, block_bytes: int
+) -> None:
+    monkeypatch.setattr(meta, "BLOCK_BYTES", block_bytes)
     draw = random.Random(seed)
     names = ["path", "text", 'odd "name",\r'][: draw.randint(1, 3)]
     table = [
@@ -467,8 +485,12 @@ def test_random_tables_read_and_write_as_the_csv_module_does(tmp_path: Path, see
     assert rows(meta.read(tmp_path / "ours.parquet")) == table
 
 
+@pytest.mark.parametrize("block_bytes", [7, 100, meta.BLOCK_BYTES])
 @pytest.mark.parametrize("seed", range(15))
-def test_random_bytes_are_read_as_the_csv_module_reads_them_or_refused(tmp_path: Path, seed: int) -> None:
+def test_random_bytes_are_read_as_the_csv_module_reads_them_or_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, block_bytes: int
+) -> None:
+    monkeypatch.setattr(meta, "BLOCK_BYTES", block_bytes)
     draw = random.Random(seed)
     for _ in range(50):
         body = "".join(draw.choices([*ALPHABET, ",", "\n", '"'], k=draw.randint(0, 25)))

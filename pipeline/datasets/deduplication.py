@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from pipeline import launch, meta, run
 from pipeline.cli import Parser, run_main
@@ -298,9 +299,9 @@ class _Hashed:
         return np.split(order, np.cumsum(np.bincount(self.file_of_row))[:-1])
 
 
-def _files(keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def _files(keys: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """For every row the number of its file, and for every file its first row."""
-    codes, unique = pd.factorize(np.asarray(keys, object))
+    codes, unique = pd.factorize(keys.to_numpy(zero_copy_only=False))
     first = np.full(len(unique), -1)
     for row in range(len(codes) - 1, -1, -1):
         first[codes[row]] = row

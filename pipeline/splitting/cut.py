@@ -544,7 +544,7 @@ def _cut_all(
     frame: pd.DataFrame, plan: _Plan, cutting: Cutting, options: RunOptions, cells: Cells
 ) -> list[Made | MediaError]:
     """One result per planned clip: from the store where the clip is still there, else newly cut."""
-    sources = row_keys(frame, ("path",))
+    sources = row_keys(frame, ("path",)).to_pylist()
     keys = [
         hashlib.blake2b(repr((sources[row], clip)).encode(), digest_size=12).hexdigest()
         for row, clip in zip(plan.rows, plan.clips, strict=True)
