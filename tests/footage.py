@@ -129,6 +129,11 @@ def vfr(path: Path) -> Made:
     return Made(path, n.tolist(), (n * 50 + 10 * (n % 4)) / 1000)
 
 
+def coarse_clock(path: Path) -> Made:
+    """Time stamps in whole frames, of a length that has no finite decimal."""
+    return evenly(numbered(path, 50, "-video_track_timescale", "30", fps=30), range(50), 30)
+
+
 def b_frames(path: Path) -> Made:
     return evenly(numbered(path, codec=B_FRAMES), range(50))
 
@@ -248,6 +253,7 @@ def changing_size(path: Path) -> Made:
 KINDS: dict[str, Callable[[Path], Made]] = {
     "cfr.mp4": cfr,
     "vfr.mp4": vfr,
+    "coarse_clock.mp4": coarse_clock,
     "b_frames.mp4": b_frames,
     "open_gop.mkv": open_gop,
     "edit_list.mp4": edit_list,

@@ -263,12 +263,14 @@ def seconds_of(info: MediaInfo, first: int, stop: int) -> float:
 def bounds(info: MediaInfo, first: int, stop: int) -> tuple[float, float]:
     """Times on FFmpeg's clock between which the frames [first, stop) begin, and no other.
 
-    Half way to their neighbours, so that no rounding of time stamps lets one in or leaves one out.
+    A quarter of a frame ahead of the first and of the one after the last, so that no rounding of
+    time stamps lets one in or leaves one out: not theirs to ticks of a clock, nor FFmpeg's of these
+    bounds to the ticks of the stream, which may be as long as a frame.
     """
     gaps = [seconds_of(info, i, i + 1) if i >= 0 else 1.0 for i in (first - 1, stop - 1)]
-    before, after = (max(gap, 1e-3) / 2 for gap in gaps)
+    before, last = (max(gap, 1e-3) for gap in gaps)
     seconds = info.frame_seconds + info.start_seconds
-    return float(seconds[first] - before), float(seconds[stop - 1] + after)
+    return float(seconds[first] - before / 4), float(seconds[stop - 1] + 3 * last / 4)
 
 
 def after_key_before(info: MediaInfo, key: int) -> float:
