@@ -11,14 +11,15 @@ import csv
 import errno
 import glob
 import hashlib
-import io
 import itertools
 import os
 import secrets
 import socket
 import stat
 import sys
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -42,6 +43,8 @@ MAX_STEM_BYTES = 200
 MAX_NAME_BYTES = 255
 TEXT = pd.ArrowDtype(pa.large_string())
 BLOCK_BYTES = 1 << 20
+PARSERS = 2
+RELEASE_EVERY = 8
 # Arrow's own allocators keep what they once had; a table is large, and often the only one.
 pa.set_memory_pool(pa.system_memory_pool())
 ROWS_PER_WRITE = 1 << 14
@@ -125,7 +128,7 @@ def read_csv(path: Path) -> pd.DataFrame:
         MetaError: with record and line, for everything that a lenient reader would guess at.
     """
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", buffering=0) as file:
             return _read_csv(file, path).to_pandas(types_mapper=pd.ArrowDtype, ignore_metadata=True)
     except FileNotFoundError:
         raise MetaError(f"{path}: no such table") from None
@@ -137,9 +140,9 @@ def read_csv(path: Path) -> pd.DataFrame:
 
 def _read_csv(file: IO[bytes], path: Path) -> pa.Table:
     before = stamp(os.fstat(file.fileno()))
-    regular, multiline = _quotes(_checked_blocks(file, path))
+    next((block for block in _checked_blocks(file, path) if block.strip()), None)
     names = _header(file, path)
-    table = _parse_fast(path, names, multiline) if regular else None
+    table = _parse_fast(file, names, path)
     if table is None:  # only the strict parser can tell what is meant
         table = _parse_strictly(file, names, path)
     if pc.any(pc.equal(table.column(0), names[0])).as_py():
@@ -161,6 +164,7 @@ def release_memory() -> None:
 
 def _checked_blocks(file: IO[bytes], path: Path) -> Iterator[bytes]:
     """The bytes of a text file in blocks; raises a MetaError where it is none."""
+    file.seek(0)
     line, start, blank = 1, 0, True
     while block := file.read(BLOCK_BYTES):
         if not start and block[:2] in (b"\xff\xfe", b"\xfe\xff"):
@@ -219,65 +223,69 @@ def _not_utf8(path: Path) -> MetaError:
     return MetaError(f"{path}: changed while it was read; run this again")
 
 
-class _Blocks(io.FileIO):
-    """A file that is never split between CR and LF: there Arrow loses the LF, even in a quoted cell."""
+def _parse_fast(file: IO[bytes], names: list[str], path: Path) -> pa.Table | None:
+    """The table by Arrow's parser, or None where only the strict one can tell what is meant.
 
-    def read(self, size: int | None = -1) -> bytes:
-        """About so many bytes."""
-        block = super().read(size) or b""
-        while block.endswith(b"\r") and (more := super().read(1)):
-            block += more
-        return block
-
-
-def _parse_fast(path: Path, names: list[str], multiline: bool) -> pa.Table | None:
-    """The table by Arrow's parser, or None where it finds fault with it."""
-    for block in (BLOCK_BYTES, 64 * BLOCK_BYTES, min(path.stat().st_size + 1, (1 << 31) - 1)):
-        try:
-            with _Blocks(path) as source:
-                reader = pa.csv.open_csv(
-                    pa.PythonFile(source, "r"),
-                    read_options=pa.csv.ReadOptions(block_size=block),
-                    parse_options=pa.csv.ParseOptions(newlines_in_values=multiline),
-                    convert_options=pa.csv.ConvertOptions(
-                        column_types=dict.fromkeys(names, pa.large_string()),
-                        strings_can_be_null=False,
-                    ),
-                )
-                batches = []
-                for batch in reader:
-                    batches.append(batch)
-                    if not len(batches) % 4:
-                        release_memory()
-                return pa.Table.from_batches(batches, reader.schema)
-        except pa.ArrowInvalid as error:
-            if "straddl" not in str(error):  # a row longer than the block
-                return None
-    return None
-
-
-def _quotes(blocks: Iterable[bytes]) -> tuple[bool, bool]:
-    """Whether the quotes of a CSV text are regular, and whether a quoted cell spans lines.
-
-    Regular: every quote opens a cell, closes one, or is one of a doubled pair inside one. In such
-    a text the quotes take turns: each even one stands at the start of a cell or right after its
-    twin, each odd one at the end of a cell or right before its twin.
+    Arrow gets whole records: left to itself it reads ahead, and where one of its blocks ends between
+    CR and LF it loses the LF, even in a quoted cell.
     """
-    inside, regular, multiline = 0, True, False
-    seen = b"\n"  # the neighbours of the bytes that come next; all but the last have been looked at
-    for block in itertools.chain(blocks, [b"\n"]):
-        text = seen + block
-        seen = text[-2:]
-        if not inside and b'"' not in text:
+    kinds = pa.csv.ConvertOptions(
+        column_types=dict.fromkeys(names, pa.large_string()), strings_can_be_null=False
+    )
+
+    def parse(text: bytes) -> pa.Table:
+        reading = pa.csv.ReadOptions(block_size=len(text) + 2, column_names=names, use_threads=False)
+        parsing = pa.csv.ParseOptions(newlines_in_values=b'"' in text)
+        whole = b"\n" + text  # what looks like a byte order mark is none
+        return pa.csv.read_csv(pa.py_buffer(whole), reading, parsing, kinds)
+
+    tables: list[pa.Table] = []
+    with ThreadPoolExecutor(PARSERS) as threads:
+        begun: deque[Future[pa.Table]] = deque()
+        try:
+            for text in _whole_records(_checked_blocks(file, path)):
+                if text is None:
+                    return None
+                if text.strip(b"\r\n"):
+                    begun.append(threads.submit(parse, text))
+                if len(begun) > PARSERS:
+                    tables.append(begun.popleft().result())
+                    if len(tables) % RELEASE_EVERY == 0:
+                        release_memory()
+            tables += [future.result() for future in begun]
+        except pa.ArrowInvalid:
+            return None
+    return pa.concat_tables(tables).slice(1)
+
+
+def _whole_records(blocks: Iterable[bytes]) -> Iterator[bytes | None]:
+    """A CSV text cut after ends of records; None where its quotes are not regular.
+
+    Regular: every quote opens a cell, closes one, or is one of a doubled pair inside one. In such a
+    text the quotes take turns: each even one stands at the start of a cell or right after its twin,
+    each odd one at the end of a cell or right before its twin.
+    """
+    text, least = b"", 0
+    for block in itertools.chain(blocks, [b""]):
+        text += block
+        if block and len(text) < least:
             continue
-        part = np.frombuffer(text, np.uint8)
-        at = np.flatnonzero(part[1:-1] == ord('"')) + 1
-        line_ends = np.flatnonzero((part[1:-1] == ord("\n")) | (part[1:-1] == ord("\r"))) + 1
-        multiline = multiline or bool(((np.searchsorted(at, line_ends) + inside) % 2).any())
-        beside = np.concatenate([part[at[inside::2] - 1], part[at[1 - inside :: 2] + 1]])
-        regular = regular and bool(np.isin(beside, [*b',\n\r"']).all())
-        inside = (inside + len(at)) % 2
-    return regular and not inside, multiline
+        quotes = np.flatnonzero(np.frombuffer(text, np.uint8) == ord('"'))
+        stop = text.rfind(b"\n") + 1 if block else len(text)
+        while block and stop:
+            before = int(np.searchsorted(quotes, stop))
+            if before % 2 == 0:
+                break
+            stop = text.rfind(b"\n", 0, quotes[before - 1]) + 1  # before the cell that goes on there
+        quotes = quotes[: np.searchsorted(quotes, stop)]
+        framed = np.frombuffer(b"\n" + text[:stop] + b"\n", np.uint8)
+        outside = np.concatenate([framed[quotes[0::2]], framed[quotes[1::2] + 2]])
+        yield text[:stop] if len(quotes) % 2 == 0 and _MAY_MEET_QUOTES[outside].all() else None
+        text = text[stop:]
+        least = 2 * len(text)  # a cell of many blocks is not looked through for each of them
+
+
+_MAY_MEET_QUOTES = np.isin(np.arange(256), [*b',\n\r"'])
 
 
 def _parse_strictly(file: IO[bytes], names: list[str], path: Path) -> pa.Table:
