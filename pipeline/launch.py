@@ -80,6 +80,13 @@ def device(use_cpu: bool, rank: Rank) -> str:
     return f"{accelerator.type}:{rank.local % torch.accelerator.device_count()}"
 
 
+def free_memory() -> None:
+    """Give back what PyTorch keeps of a GPU's memory for later."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def launch(function: Callable[..., Any], *args: Any, processes: int) -> list[int]:
     """Call `function(*args)` in that many fresh processes, each with a rank of its own.
 

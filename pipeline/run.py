@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -36,11 +36,31 @@ from pipeline.errors import (
 )
 from pipeline.log import Progress
 from pipeline.media import EVERY_FRAME, MAX_BAD_RATIO, READERS, Frame, Media, MediaInfo
-from pipeline.scorer import Frames, Row, Scorer, all_columns
+from pipeline.scorer import (
+    MODELS,
+    Feature,
+    Featured,
+    Frames,
+    Home,
+    Row,
+    Scorer,
+    all_columns,
+    missing,
+)
 from pipeline.status import Status, recording
-from pipeline.store import Cells, Journal, Presence, Store, row_keys, working_on
+from pipeline.store import (
+    Cells,
+    Journal,
+    Presence,
+    Store,
+    VectorFolder,
+    Vectors,
+    VectorWriter,
+    row_keys,
+    working_on,
+)
 from pipeline.watchdog import Watchdog
-from pipeline.workers import Pool, unexpected
+from pipeline.workers import Pool, out_of_memory, unexpected
 
 log = logging.getLogger(__name__)
 
@@ -60,38 +80,86 @@ class RunOptions:
     use_cpu: bool = option(False, "use no GPU")
     skip_if_existing: bool = option(False, "leave cells alone that hold a value, whatever made it")
     output: str = option("", "table to write instead of <table>_<suffix>.csv")
-    pretrained_models: str = option("pretrained_models", "folder of the weight files")
+    pretrained_models: str = option(os.fspath(MODELS), "folder of the weight files")
     root: str = option("", "refuse files outside this folder")
     reader: str = option(READERS[0], "what decodes videos; decord: pip install decord", choices=READERS)
     timeout: float = option(60.0, "seconds a sample may take, or 4 times its length", gt=0)
     worker_memory: float = option(4.0, "GiB of address space per decoding process", gt=0)
     max_failed: float = option(0.2, "share of rows that may fail before the exit code is 3", ge=0, le=1)
     retry_failed: bool = option(False, "try every failed row again")
+    compile: bool = option(False, "compile models by torch.compile: minutes at the start, faster on GPUs")
     stall: float = option(900.0, "seconds without progress after which a process gives up", gt=0)
+
+    @property
+    def models(self) -> Path:
+        """The folder of the weight files."""
+        return Path(self.pretrained_models)
 
 
 # --- in the worker -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
+class Task:
+    """What is to be made of a sample.
+
+    Attributes:
+        row: the cells that somebody reads.
+        wanted: the scorers that look at it, by number.
+        pictures: for each feature, by number, the positions of the pictures that it lacks.
+    """
+
+    row: Row
+    wanted: tuple[int, ...]
+    pictures: tuple[tuple[int, tuple[float, ...]], ...] = ()
+
+
+@dataclass(frozen=True)
 class SampleJob:
-    """Opens a sample once and prepares it for some scorers; runs in a worker process."""
+    """Opens a sample once and prepares it for some scorers and features; runs in a worker process."""
 
     scorers: tuple[Scorer, ...]
+    preparations: tuple[Callable[[Frame], np.ndarray], ...] = ()
     root: str = ""
     reader: str = READERS[0]
 
-    def __call__(self, task: tuple[Row, tuple[int, ...]], allow: Any) -> list[Any]:
-        """One item or MediaError for each wanted scorer."""
-        row, wanted = task
-        scorers = [self.scorers[i] for i in wanted]
-        if not any("path" in scorer.reads for scorer in scorers):
-            return [_prepared(scorer, row, NoFrames()) for scorer in scorers]
-        media = Media(row["path"], root=self.root or None, reader=self.reader)
-        allow(REALTIME_FACTOR * media.info.duration)
-        items = prepare_together(media, [(scorer, row) for scorer in scorers])
-        media.check_unchanged()
-        return items
+    def __call__(self, task: Task, allow: Any) -> list[Any]:
+        """One item or MediaError for each wanted scorer, then for each feature."""
+        scorers = [self.scorers[i] for i in task.wanted]
+        looking = [scorer for scorer in scorers if "path" in scorer.reads and scorer.feature is None]
+        looking += [Pictures(positions, self.preparations[i]) for i, positions in task.pictures]
+        seen: dict[Scorer, Any] = {}
+        if looking:
+            media = Media(task.row["path"], root=self.root or None, reader=self.reader)
+            allow(REALTIME_FACTOR * media.info.duration)
+            items = prepare_together(media, [(scorer, task.row) for scorer in looking])
+            media.check_unchanged()
+            seen = dict(zip(looking, items, strict=True))
+        pictures = looking[len(looking) - len(task.pictures) :]
+        return [
+            seen[scorer] if scorer in seen else _prepared(scorer, task.row, NoFrames())
+            for scorer in (*scorers, *pictures)
+        ]
+
+
+@dataclass(frozen=True)
+class Pictures(Scorer):
+    """The pictures of a sample that a feature lacks, each with the positions that it stands at."""
+
+    name: ClassVar[str] = "pictures"
+
+    taken_at: tuple[float, ...]
+    preparation: Callable[[Frame], np.ndarray]
+
+    def times(self, info: MediaInfo) -> Sequence[float]:
+        return info.at(*self.taken_at)
+
+    def prepare(self, row: Row, frames: Frames) -> list[tuple[tuple[float, ...], np.ndarray]]:
+        shown: dict[int, tuple[float, ...]] = {}
+        for position, seconds in zip(self.taken_at, frames.info.at(*self.taken_at), strict=True):
+            index = frames.info.index_at(seconds)
+            shown[index] = (*shown.get(index, ()), position)
+        return [(shown[frame.index], self.preparation(frame)) for frame in frames]
 
 
 class OrderedFrames:
@@ -212,6 +280,75 @@ def _prepared(scorer: Scorer, row: Row, frames: Frames) -> Any:
 
 
 @dataclass
+class _Sample:
+    """A file whose vectors are being made, and the rows that wait for them.
+
+    Attributes:
+        rows: of this file, that are still to come.
+    """
+
+    rows: int
+    vectors: dict[float, np.ndarray] = field(default_factory=dict)
+    error: MediaError | None = None
+    done: bool = False
+    waiting: list[tuple[_Work, str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class _Embedding:
+    """One feature's part of a pass.
+
+    Attributes:
+        positions: of all pictures that its scorers start from.
+        keys: [N] text: of the files.
+        places: [N, P] where their vectors are, -1 for those to be made.
+        lacking: [N] bool: rows to be scored whose vectors are not all there.
+        owners: [N] bool: those of them at which the file is looked at: the first of each file.
+        shared: how many of them a file has, where it has more than one.
+    """
+
+    feature: Feature
+    positions: tuple[float, ...]
+    folder: VectorFolder
+    vectors: Vectors
+    keys: pa.Array
+    places: np.ndarray
+    lacking: np.ndarray
+    owners: np.ndarray
+    shared: Mapping[str, int]
+    samples: dict[str, _Sample] = field(default_factory=dict)
+    writer: VectorWriter | None = None
+    model: Any = None
+    loaded: bool = False
+    most: int = 0  # pictures at once, once there were too many; 0: no limit yet
+    batch: list[tuple[str, list[tuple[tuple[float, ...], np.ndarray]]]] = field(default_factory=list)
+
+    def lacks(self, row: int) -> tuple[float, ...]:
+        """Positions of a row's file whose vectors are to be made."""
+        places = self.places[row].tolist()
+        return tuple(p for p, place in zip(self.positions, places, strict=True) if place < 0)
+
+    def on_disk(self, row: int, positions: Sequence[float]) -> np.ndarray:
+        """[P, D] vectors of a row's file that were there before."""
+        return self.vectors.read([self.places[row, self.positions.index(p)] for p in positions])
+
+    def sample(self, row: int) -> _Sample:
+        """The file of a row that lacks vectors."""
+        key = self.keys[row].as_py()
+        if key not in self.samples:
+            there = [p for p in self.positions if p not in self.lacks(row)]
+            vectors = dict(zip(there, self.on_disk(row, there), strict=True)) if there else {}
+            self.samples[key] = _Sample(self.shared.get(key, 1), vectors)
+        return self.samples[key]
+
+    def forget(self, key: str) -> None:
+        """Keep nothing of a file whose rows have all come."""
+        sample = self.samples[key]
+        if sample.done and not sample.rows:
+            del self.samples[key]
+
+
+@dataclass
 class _Work:
     """One scorer's part of a pass."""
 
@@ -221,19 +358,22 @@ class _Work:
     todo: np.ndarray  # [N] bool: rows that this process scores
     tries: dict[str, int]
     began: Mapping[str, int]
+    embedding: _Embedding | None = None
     journal: Journal | None = None
     model: Any = None
     loaded: bool = False
+    most: int = 0  # items at once, once there were too many; 0: no limit yet
     batch: list[tuple[str, Any]] = field(default_factory=list)
+    marked: set[str] = field(default_factory=set)  # keys whose beginning the journal has
 
 
 def _plan(
     frame: pd.DataFrame, scorers: Sequence[Scorer], options: RunOptions, store: Store, rank: launch.Rank
 ) -> list[_Work]:
-    shared = {("path",)} if rank.world > 1 else set()
-    keys = {reads: row_keys(frame, reads) for reads in {*shared, *(s.reads for s in scorers)}}
+    files = {("path",)} if rank.world > 1 or any(s.feature is not None for s in scorers) else set()
+    keys = {reads: row_keys(frame, reads) for reads in {*files, *(s.reads for s in scorers)}}
     mine = np.ones(len(frame), bool)
-    if shared:
+    if rank.world > 1:
         mine[:] = [int(key[:15], 16) % rank.world == rank.index for key in keys["path",].to_pylist()]
     work = []
     for scorer in scorers:
@@ -244,13 +384,41 @@ def _plan(
         todo = ~verdicts.final(at, retry_failed=options.retry_failed)
         if options.skip_if_existing:
             todo &= ~_filled(frame, scorer)
-        todo &= pc.index_in(own, value_set=own).to_numpy() == np.arange(len(own))  # once per key
+        todo &= _first_of_each(own)
         began = verdicts.began
         if options.retry_failed:  # one more try, but alone
             began = {key: min(count, 2) for key, count in began.items()}
         tries = {own[i].as_py(): int(verdicts.tries[at[i]]) for i in np.flatnonzero(todo & (at >= 0))}
         work.append(_Work(scorer, cells, own, todo & mine, tries, began))
+    for feature in dict.fromkeys(s.feature for s in scorers if s.feature is not None):
+        _plan_feature(feature, [w for w in work if w.scorer.feature == feature], keys["path",], store)
     return work
+
+
+def _plan_feature(feature: Feature, work: Sequence[_Work], keys: pa.Array, store: Store) -> None:
+    """Give these scorers the feature that they all start from."""
+    todo = np.logical_or.reduce([w.todo for w in work])
+    if not todo.any():
+        return
+    folder = store.vectors(feature)
+    vectors = folder.load()
+    positions = tuple(sorted({p for w in work for p in w.scorer.positions}))
+    places = vectors.find(keys, positions)
+    lacking = todo & (places < 0).any(axis=1)
+    lacking_keys = keys.filter(pa.array(lacking))
+    first = _first_of_each(lacking_keys)
+    owners = np.zeros(len(keys), bool)
+    owners[np.flatnonzero(lacking)[first]] = True
+    again = set(lacking_keys.filter(pa.array(~first)).to_pylist())
+    shared = Counter(key for key in lacking_keys.to_pylist() if key in again) if again else Counter()
+    embedding = _Embedding(feature, positions, folder, vectors, keys, places, lacking, owners, shared)
+    for one in work:
+        one.embedding = embedding
+
+
+def _first_of_each(keys: pa.Array) -> np.ndarray:
+    """[N] bool: rows whose key no earlier row has."""
+    return pc.index_in(keys, value_set=keys).to_numpy() == np.arange(len(keys))
 
 
 def _filled(frame: pd.DataFrame, scorer: Scorer) -> np.ndarray:
@@ -290,11 +458,13 @@ def compute(
     if not len(rows):
         return
     columns = {name: meta.text(frame, name) for s in scorers for name in s.reads}
+    embeddings = list({id(w.embedding): w.embedding for w in work if w.embedding is not None}.values())
 
-    def tasks() -> Iterator[tuple[int, tuple[Row, tuple[int, ...]]]]:
-        for row in rows:
+    def tasks() -> Iterator[tuple[int, Task]]:
+        for row in rows.tolist():
             cells = {name: column.iat[row] for name, column in columns.items()}
-            yield int(row), (cells, tuple(i for i, w in enumerate(work) if w.todo[row]))
+            pictures = tuple((i, e.lacks(row)) for i, e in enumerate(embeddings) if e.owners[row])
+            yield row, Task(cells, tuple(i for i, w in enumerate(work) if w.todo[row]), pictures)
 
     with Watchdog(options.stall) as watchdog, Progress(len(rows), what) as progress:
 
@@ -302,9 +472,10 @@ def compute(
             watchdog.alive()
             beat()
 
-        passing = _Pass(work, options, rank, heartbeat)
+        passing = _Pass(work, embeddings, options, rank, heartbeat)
+        preparations = tuple(e.feature.preparation(options.models) for e in embeddings)
         pool = Pool(
-            SampleJob(tuple(scorers), options.root, options.reader),
+            SampleJob(tuple(scorers), preparations, options.root, options.reader),
             min(len(rows), options.num_workers or max(1, (os.cpu_count() or 1) // rank.world)),
             seconds=options.timeout,
             memory_bytes=int(options.worker_memory * GIB),
@@ -326,11 +497,12 @@ class _Pass:
     def __init__(
         self,
         work: list[_Work],
+        embeddings: list[_Embedding],
         options: RunOptions,
         rank: launch.Rank,
         heartbeat: Callable[[], None],
     ) -> None:
-        self._work, self._options, self._rank = work, options, rank
+        self._work, self._embeddings, self._options, self._rank = work, embeddings, options, rank
         self._heartbeat = heartbeat
         self._seen = 0
         self._codes: Counter[str] = Counter()
@@ -339,20 +511,26 @@ class _Pass:
         self._held: list[tuple[_Work, str, MediaError]] | None = []
 
     def take(self, row: int, result: Any) -> None:
-        """What a worker made of a row: one item per wanted scorer, or a MediaError for all."""
+        """What a worker made of a row: an item per wanted scorer and feature, or a MediaError for all."""
         self._heartbeat()
         wanted = [w for w in self._work if w.todo[row]]
-        results = [result] * len(wanted) if isinstance(result, MediaError) else result
-        for work, item in zip(wanted, results, strict=True):
+        asked = [e for e in self._embeddings if e.owners[row]]
+        count = len(wanted) + len(asked)
+        results = [result] * count if isinstance(result, MediaError) else result
+        for work, item in zip(wanted, results[: len(wanted)], strict=True):
             key = work.keys[row].as_py()
             if isinstance(item, MediaError):
                 self._fail(work, key, item)
-            elif work.began.get(key, 0) >= 2:
-                self._score_suspect(work, key, item)
+            elif work.embedding is not None:
+                self._featured(work, work.embedding, row, key, item)
             else:
-                work.batch.append((key, item))
-                if len(work.batch) >= self._options.bs:
-                    self._flush(work)
+                self._queue(work, key, item)
+        for embedding, found in zip(asked, results[len(wanted) :], strict=True):
+            self._take_pictures(embedding, row, found)
+        for embedding in self._embeddings:
+            if embedding.lacking[row]:
+                embedding.sample(row).rows -= 1
+                embedding.forget(embedding.keys[row].as_py())
         self._seen += 1
         if self._seen == EARLY_ROWS:
             self._check_environment()
@@ -360,6 +538,8 @@ class _Pass:
 
     def finish(self) -> None:
         """Score what is left."""
+        for embedding in self._embeddings:
+            self._encode(embedding)
         for work in self._work:
             self._flush(work)
         self._release()
@@ -369,6 +549,98 @@ class _Pass:
             if work.journal is not None:
                 work.journal.__exit__(None, None, None)
                 work.journal = None
+        for embedding in self._embeddings:
+            if embedding.writer is not None:
+                embedding.writer.close()
+                embedding.folder.merge()
+
+    def _queue(self, work: _Work, key: str, item: Any) -> None:
+        """An item is ready to be scored."""
+        if work.began.get(key, 0) >= 2:
+            self._score_suspect(work, key, item)
+            return
+        work.batch.append((key, item))
+        if len(work.batch) >= self._options.bs:
+            self._flush(work)
+
+    # --- features
+
+    def _featured(self, work: _Work, embedding: _Embedding, row: int, key: str, item: Any) -> None:
+        """A scorer's own half of a row: score it where the vectors are there, else let it wait."""
+        if not embedding.lacking[row]:
+            self._queue(work, key, Featured(embedding.on_disk(row, work.scorer.positions), item))
+            return
+        sample = embedding.sample(row)
+        sample.waiting.append((work, key, item))
+        if sample.done:
+            self._deliver(sample)
+
+    def _take_pictures(self, embedding: _Embedding, row: int, found: Any) -> None:
+        """The pictures of a file that its vectors are to be made of."""
+        key, sample = embedding.keys[row].as_py(), embedding.sample(row)
+        if isinstance(found, MediaError):
+            self._done(sample, found)
+            return
+        deaths = max((w.began.get(k, 0) for w, k, _ in sample.waiting), default=0)
+        if deaths >= 3:
+            self._done(sample, MediaError("crashed", "the process died each time it was scored"))
+            return
+        if deaths == 2:  # alone
+            self._encode(embedding)
+        embedding.batch.append((key, found))
+        if deaths == 2 or len(embedding.batch) >= self._options.bs:
+            self._encode(embedding)
+
+    def _encode(self, embedding: _Embedding) -> None:
+        """Make, keep and hand on the vectors of the pictures that were collected."""
+        batch, embedding.batch = embedding.batch, []
+        if not batch:
+            return
+        if not embedding.loaded:
+            embedding.model = embedding.feature.load(self._home(on_gpu=True))
+            embedding.loaded = True
+        if embedding.writer is None:
+            embedding.writer = embedding.folder.writer()
+        for key, _ in batch:
+            for work, own_key, _ in embedding.samples[key].waiting:
+                self._journal(work).began(own_key)
+                work.marked.add(own_key)
+        pictures = [picture for _, found in batch for _, picture in found]
+
+        def encode(pictures: Sequence[np.ndarray]) -> list[Any]:
+            vectors = embedding.feature.encode(embedding.model, pictures)
+            whole = np.isfinite(vectors).all(axis=1)
+            failed = MediaError("nonfinite", f"the vector of {embedding.feature.name}")
+            return [vector if fine else failed for vector, fine in zip(vectors, whole, strict=True)]
+
+        outputs = iter(_in_parts(encode, pictures, embedding))
+        for key, found in batch:
+            sample = embedding.samples[key]
+            made = [(positions, next(outputs)) for positions, _ in found]
+            error = next((vector for _, vector in made if isinstance(vector, MediaError)), None)
+            if error is None:
+                vectors = {p: vector for positions, vector in made for p in positions}
+                embedding.writer.append(key, list(vectors), np.stack(list(vectors.values())))
+                sample.vectors.update(vectors)
+            self._done(sample, error)
+            embedding.forget(key)
+        self._heartbeat()
+
+    def _done(self, sample: _Sample, error: MediaError | None) -> None:
+        sample.done, sample.error = True, error
+        self._deliver(sample)
+
+    def _deliver(self, sample: _Sample) -> None:
+        """Hand a file's vectors, or its failure, to those that wait for them."""
+        waiting, sample.waiting = sample.waiting, []
+        for work, key, item in waiting:
+            if sample.error is not None:
+                self._fail(work, key, sample.error)
+            else:
+                vectors = np.stack([sample.vectors[p] for p in work.scorer.positions])
+                self._queue(work, key, Featured(vectors, item))
+
+    # --- verdicts
 
     def _journal(self, work: _Work) -> Journal:
         if work.journal is None:
@@ -407,28 +679,13 @@ class _Pass:
         model = self._model(work)
         if model is not None:
             for key, _ in batch:
-                self._journal(work).began(key)
-        outputs: list[Any]
-        try:
-            outputs = work.scorer.score(model, [item for _, item in batch])
-        except MediaError as error:
-            outputs = [error]
-        except Exception as error:
-            outputs = [unexpected(error)]
-        if len(outputs) != len(batch):
-            outputs = [self._score_one(work, model, item) for _, item in batch]
+                if key not in work.marked:
+                    self._journal(work).began(key)
+        work.marked.difference_update(key for key, _ in batch)
+        outputs = _in_parts(lambda items: work.scorer.score(model, items), [item for _, item in batch], work)
         for (key, _), output in zip(batch, outputs, strict=True):
             self._keep(work, key, output)
         self._heartbeat()
-
-    def _score_one(self, work: _Work, model: Any, item: Any) -> Any:
-        """One item alone, after the batch that it was in raised."""
-        try:
-            return work.scorer.score(model, [item])[0]
-        except MediaError as error:
-            return error
-        except Exception as error:
-            return unexpected(error)
 
     def _score_suspect(self, work: _Work, key: str, item: Any) -> None:
         """A row at which the process died twice: alone, and a third time never again."""
@@ -441,11 +698,12 @@ class _Pass:
 
     def _model(self, work: _Work) -> Any:
         if not work.loaded:
-            if missing := work.scorer.missing():
-                raise CallError(f"{work.scorer.name}: " + "; ".join(missing))
-            place = launch.device(self._options.use_cpu, self._rank) if work.scorer.on_gpu else "cpu"
-            work.model, work.loaded = work.scorer.load(place), True
+            work.model, work.loaded = work.scorer.load(self._home(work.scorer.on_gpu)), True
         return work.model
+
+    def _home(self, on_gpu: bool) -> Home:
+        device = launch.device(self._options.use_cpu, self._rank) if on_gpu else "cpu"
+        return Home(self._options.models, device, self._options.compile)
 
     def _keep(self, work: _Work, key: str, output: Any) -> None:
         if isinstance(output, MediaError):
@@ -454,6 +712,33 @@ class _Pass:
             self._fail(work, key, MediaError("nonfinite", f"{output}"))
         else:
             self._journal(work).scored(key, [meta.cell(value) for value in output])
+
+
+def _in_parts(
+    function: Callable[[Sequence[Any]], Sequence[Any]], items: Sequence[Any], owner: _Work | _Embedding
+) -> list[Any]:
+    """One output of `function` per item, or a MediaError: in smaller parts where the device's memory
+    does not do for all, and from then on; each alone where it raises."""
+    if owner.most and len(items) > owner.most:
+        parts = [items[i : i + owner.most] for i in range(0, len(items), owner.most)]
+        return [output for part in parts for output in _in_parts(function, part, owner)]
+    failure = MediaError("model_error", "another number of results than of samples")
+    try:
+        outputs = list(function(items))
+        if len(outputs) == len(items):
+            return outputs
+    except MediaError as error:
+        failure = error
+    except Exception as error:
+        failure = out_of_memory(error) or unexpected(error)
+    if len(items) == 1:
+        return [failure]
+    if failure.code in ("gpu_oom", "out_of_memory"):
+        launch.free_memory()
+        owner.most = len(items) // 2
+        log.warning("out of memory with %d at once; going on with %d", len(items), owner.most)
+        return _in_parts(function, items, owner)
+    return [output for item in items for output in _in_parts(function, [item], owner)]
 
 
 # --- from verdicts to a table ------------------------------------------------------------------
@@ -549,15 +834,15 @@ def run_scorers(
     all_columns(scorers)
     needs = dict.fromkeys(name for scorer in scorers for name in scorer.reads)
     paths = meta.expand(tables)
-    suffix = suffix or (scorers[0].name if len(scorers) == 1 else "scores")
+    suffix = suffix or (scorers[0].suffix if len(scorers) == 1 else "scores")
     output = meta.output_path(paths, suffix, options.output)
     for scorer in scorers:
-        if missing := scorer.missing():
-            raise CallError(f"{scorer.name}: " + "; ".join(missing))
+        if what := missing(scorer, options.models):
+            raise CallError(f"{scorer.name}: " + "; ".join(what))
     before = [meta.stamp(path.stat()) for path in paths]
     frame = meta.read(tables, needs)
     rank = launch.current()
-    store = Store(output.parent, options.reader)
+    store = Store(output.parent, options.reader, options.models)
     status = Status(suffix, output, rows_in=len(frame))
     presence = Presence(output.parent, rank) if rank.world > 1 else None
     beat = presence.beat if presence is not None else lambda: None

@@ -3,20 +3,26 @@
 A scorer never opens a file, never sees a CSV, a process or a GPU index. To write one, subclass
 Scorer as a frozen dataclass whose fields are exactly the parameters that change the result, and
 give it `name`, `columns`, `times`, `prepare`, `load` and `score`; everything else comes with it.
+
+Several scorers may start from the same Feature, a vector per picture that an expensive model makes:
+it is computed once per picture, kept beside the tables, and handed to each of them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+
+import numpy as np
 
 from pipeline.media import EVERY_FRAME, Frame, MediaInfo
 
+MODELS = Path("pretrained_models")
 Row = Mapping[str, str]
 Kind = Literal["float", "int", "text", "json", "bool"]
 Better = Literal["higher", "lower", ""]
@@ -50,25 +56,112 @@ class Frames(Protocol):
     def __iter__(self) -> Iterator[Frame]: ...
 
 
-class Scorer:
+@dataclass(frozen=True)
+class Home:
+    """Where models are loaded; nothing here changes a result.
+
+    Attributes:
+        models: folder of the weight files.
+        device: "cpu", "cuda:0", ...
+        compile: whether torch.compile is worth its time.
+    """
+
+    models: Path
+    device: str = "cpu"
+    compile: bool = False
+
+
+class Weighted:
+    """What has weight files: a scorer or a feature."""
+
+    name: ClassVar[str]
+
+    def weights(self, models: Path) -> Mapping[str, Path]:
+        """The files that load() reads, by the name that tools.download_models knows them by.
+
+        Their hashes are part of the fingerprint.
+        """
+        return {}
+
+    def missing(self, models: Path) -> list[str]:
+        """What load() would need and is not there, each with the command that brings it."""
+        return [
+            f"no {path}: python -m tools.download_models {name}"
+            for name, path in self.weights(models).items()
+            if not path.is_file()
+        ]
+
+
+class Feature(Weighted):
+    """A vector per picture, from which several scorers start. Subclasses are frozen dataclasses.
+
+    Attributes:
+        version: raise it when the vectors change for the same parameters.
+    """
+
+    version: ClassVar[int] = 1
+
+    def preparation(self, models: Path) -> Callable[[Frame], np.ndarray]:
+        """What turns a frame into what encode() takes, in a worker process; picklable."""
+        raise NotImplementedError
+
+    def load(self, home: Home) -> Any:
+        """The model, once per process."""
+        raise NotImplementedError
+
+    def encode(self, model: Any, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        """[N, D] float32, one vector for each of N pictures.
+
+        How many pictures come at once never changes a vector by more than rounding.
+        """
+        raise NotImplementedError
+
+
+class Featured(NamedTuple):
+    """What score() gets of a sample when the scorer starts from a feature.
+
+    Attributes:
+        vectors: [P, D] float32, of the pictures at `positions`.
+        item: what prepare() returned.
+    """
+
+    vectors: np.ndarray
+    item: Any
+
+
+class Scorer(Weighted):
     """Base of all scorers. Subclasses are frozen dataclasses.
 
     Attributes:
-        name: short name: suffix of the output table and key in its `error` column.
+        name: short name: key in the `error` column, and by default the suffix of the output table.
         reads: columns that the result depends on. With `path` the sample's file is opened.
         version: raise it when the numbers change for the same parameters.
         on_gpu: whether load() can use an accelerator; else it is given "cpu".
     """
 
-    name: ClassVar[str]
     reads: ClassVar[tuple[str, ...]] = ("path",)
     version: ClassVar[int] = 1
     on_gpu: ClassVar[bool] = False
 
     @property
+    def suffix(self) -> str:
+        """Of the table that it writes: `<table>_<suffix>.csv`."""
+        return self.name
+
+    @property
     def columns(self) -> tuple[Column, ...]:
         """The columns it writes, in order."""
         raise NotImplementedError
+
+    @property
+    def feature(self) -> Feature | None:
+        """What it starts from instead of frames: score() then gets Featured items."""
+        return None
+
+    @property
+    def positions(self) -> tuple[float, ...]:
+        """Where its feature is taken, from 0 (begin of the clip) to 1 (end)."""
+        return ()
 
     def times(self, info: MediaInfo) -> Sequence[float] | object:
         """Seconds at which it needs frames; EVERY_FRAME for all; [] for none.
@@ -83,14 +176,15 @@ class Scorer:
         Args:
             row: the cells of `reads`.
             frames: what times() asked for. Those of EVERY_FRAME are not kept: go through them.
+                There are none for a scorer that starts from a feature.
 
         Raises:
             MediaError: this sample cannot be scored.
         """
         raise NotImplementedError
 
-    def load(self, device: str) -> Any:
-        """The model, once per process, on `device` ("cpu", "cuda:0"); None where there is none."""
+    def load(self, home: Home) -> Any:
+        """The model, once per process; None where there is none."""
         return None
 
     def score(self, model: Any, items: Sequence[Any]) -> list[tuple[Any, ...]]:
@@ -100,14 +194,6 @@ class Scorer:
         """
         raise NotImplementedError
 
-    def weights(self) -> Mapping[str, Path]:
-        """The weight files it loads, by a name; their hashes are part of its fingerprint."""
-        return {}
-
-    def missing(self) -> list[str]:
-        """What load() would need and is not there, each with the command that brings it."""
-        return []
-
 
 def frame_positions(num_frames: int) -> list[float]:
     """Where `--num_frames N` looks, from 0 to 1: the middle, the quarters, 10/50/90 %, or evenly."""
@@ -116,11 +202,19 @@ def frame_positions(num_frames: int) -> list[float]:
     return usual.get(num_frames, evenly)
 
 
-def provenance(scorer: Scorer) -> str:
-    """Everything but the sample that a scorer's result depends on: its name, version, parameters
-    and the hashes of its weights, in one line."""
-    weights = "".join(f" {n}={file_sha256(p)}" for n, p in sorted(scorer.weights().items()))
-    return f"{scorer.name} v{scorer.version} {scorer!r}{weights}"
+def provenance(of: Scorer | Feature, models: Path) -> str:
+    """Everything but the sample that a result depends on: the name, version and parameters of a scorer
+    or feature and the hashes of its weights, then those of the feature it starts from, in one line."""
+    weights = "".join(f" {n}={file_sha256(p)}" for n, p in sorted(of.weights(models).items()))
+    start = of.feature if isinstance(of, Scorer) else None
+    after = f" from {provenance(start, models)}" if start is not None else ""
+    return f"{of.name} v{of.version} {of!r}{weights}{after}"
+
+
+def missing(scorer: Scorer, models: Path) -> list[str]:
+    """What a scorer and the feature that it starts from would need and is not there."""
+    start = scorer.feature
+    return [*scorer.missing(models), *(start.missing(models) if start is not None else [])]
 
 
 def parameters(scorer: Scorer) -> dict[str, Any]:
@@ -160,6 +254,7 @@ def all_columns(scorers: Iterable[Scorer]) -> list[str]:
 
 
 __all__ = [
-    "EVERY_FRAME", "Better", "Column", "Frame", "Frames", "Kind", "MediaInfo", "Row", "Scorer",
-    "all_columns", "every_column", "file_sha256", "frame_positions", "parameters", "provenance",
+    "EVERY_FRAME", "MODELS", "Better", "Column", "Feature", "Featured", "Frame", "Frames", "Home", "Kind",
+    "MediaInfo", "Row", "Scorer", "all_columns", "every_column", "file_sha256", "frame_positions",
+    "missing", "parameters", "provenance",
 ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 Beside the tables stands a folder `.clipsheet`, safe to delete (the work is then done again):
 
+    features/<name>-<fingerprint>/  the vectors of one feature, see class VectorFolder
     cells/<scorer>-<fingerprint>/   every verdict of one scorer with one set of parameters
         scorer.txt                  what the fingerprint stands for
         <utc>-<host>-<pid>.jsonl    verdicts as they come, one line each, of one process
@@ -24,6 +25,7 @@ import os
 import socket
 import sys
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -42,7 +44,7 @@ from pipeline import meta
 from pipeline.errors import MAX_TRIES, TRANSIENT, Incomplete, MediaError, StorageError, storing
 from pipeline.launch import Rank
 from pipeline.media import READERS
-from pipeline.scorer import Scorer, provenance
+from pipeline.scorer import MODELS, Feature, Scorer, provenance
 
 log = logging.getLogger(__name__)
 
@@ -114,21 +116,31 @@ class Store:
 
     Args:
         reader: what decodes; verdicts by another are others.
+        models: the folder of the weight files, whose hashes are part of every fingerprint.
     """
 
-    def __init__(self, folder: Path, reader: str = READERS[0]) -> None:
+    def __init__(self, folder: Path, reader: str = READERS[0], models: Path = MODELS) -> None:
         self.folder = folder / FOLDER
+        self._models = models
         self._by = "" if reader == READERS[0] else f" read by {reader}"
 
     def cells(self, scorer: Scorer) -> Cells:
         """The verdicts of a scorer with its parameters."""
         names = tuple(column.name for column in scorer.columns)
-        return self.verdicts_of(scorer.name, provenance(scorer) + self._by, names)
+        return self.verdicts_of(scorer.name, provenance(scorer, self._models) + self._by, names)
+
+    def vectors(self, feature: Feature) -> VectorFolder:
+        """The vectors of a feature with its parameters."""
+        meaning = provenance(feature, self._models) + self._by
+        return VectorFolder(self.folder / "features" / f"{feature.name}-{_fingerprint(meaning)}", meaning)
 
     def verdicts_of(self, name: str, meaning: str, columns: Sequence[str]) -> Cells:
         """The verdicts of whatever `meaning` describes in full; equal words, equal verdicts."""
-        fingerprint = hashlib.blake2b(meaning.encode(), digest_size=6).hexdigest()
-        return Cells(self.folder / "cells" / f"{name}-{fingerprint}", meaning, tuple(columns))
+        return Cells(self.folder / "cells" / f"{name}-{_fingerprint(meaning)}", meaning, tuple(columns))
+
+
+def _fingerprint(meaning: str) -> str:
+    return hashlib.blake2b(meaning.encode(), digest_size=6).hexdigest()
 
 
 class Verdicts:
@@ -208,25 +220,14 @@ class Cells:
         with storing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "scorer.txt").write_text(self.meaning + "\n")
-        while True:
-            moment = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{time.time_ns() % 10**9:09d}"
-            name = f"{moment}-{socket.gethostname()}-{os.getpid()}.jsonl"
-            journal = Journal(self.folder / name, self.columns)
-            if journal.is_ours():
-                return journal
+        return Journal(ProcessFile.new(self.folder, "jsonl"), self.columns)
 
     def compact(self) -> None:
         """Move the verdicts of ended processes from their journals into one Parquet file."""
         journals = sorted(self._journals())
         if len(journals) < COMPACT_FILES and sum(p.stat().st_size for p in journals) < COMPACT_BYTES:
             return
-        with contextlib.ExitStack() as stack, storing(self.folder):
-            if not _try_lock(stack.enter_context(open(self.folder / "lock", "ab"))):
-                return
-            ended = []
-            for path in journals[:COMPACT_FILES]:  # no more files open at once than a process may
-                if _try_lock(stack.enter_context(open(path, "ab"))):
-                    ended.append(path)
+        with ended_among(journals[:COMPACT_FILES], self.folder) as ended:  # as many open files as allowed
             if not ended:
                 return
             parts = [_read_journal(path, self._schema()) for path in ended]
@@ -309,18 +310,26 @@ def _bad_line(path: Path, data: bytes, schema: pa.Schema) -> StorageError:
     )
 
 
-class Journal:
-    """The verdicts of one process, each on the disk's way before the next is asked for."""
+class ProcessFile:
+    """A file that one process appends to, locked until it ends; one that stays empty is removed."""
 
-    def __init__(self, path: Path, names: Sequence[str]) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._names = names
         self._synced = time.monotonic()
         with storing(path):
             self._file: IO[bytes] = open(path, "xb", buffering=0)
             self._locked = _try_lock(self._file)
 
-    def is_ours(self) -> bool:
+    @classmethod
+    def new(cls, folder: Path, ending: str) -> ProcessFile:
+        """A new one in `folder`, named after the moment, the host and the process."""
+        while True:
+            moment = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{time.time_ns() % 10**9:09d}"
+            file = cls(folder / f"{moment}-{socket.gethostname()}-{os.getpid()}.{ending}")
+            if file._is_ours():
+                return file
+
+    def _is_ours(self) -> bool:
         """Whether nobody took the new file for one of an ended process before it was locked."""
         with contextlib.suppress(FileNotFoundError):
             same = os.path.samestat(os.fstat(self._file.fileno()), os.stat(self._path))
@@ -329,18 +338,58 @@ class Journal:
         self._file.close()
         return False
 
-    def __enter__(self) -> Journal:
-        return self
+    def append(self, data: bytes) -> None:
+        """Put all of it at the end, on the disk within a second or two.
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+        Raises:
+            StorageError: the disk is full or gone.
+        """
+        with storing(self._path):
+            written = self._file.write(data)
+            if written != len(data):  # a disk that fills up takes a part of it
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            now = time.monotonic()
+            if now - self._synced > SYNC_SECONDS:
+                os.fsync(self._file.fileno())
+                self._synced = now
+
+    def close(self) -> None:
+        """It is complete."""
         empty = self._file.tell() == 0
         with storing(self._path):
             os.fsync(self._file.fileno())
             if empty:
                 self._path.unlink()
             self._file.close()
+
+
+@contextlib.contextmanager
+def ended_among(paths: Iterable[Path], folder: Path) -> Iterator[list[Path]]:
+    """Those files of processes whose process has ended, kept from others meanwhile.
+
+    None, while another process does the same in `folder`.
+    """
+    with contextlib.ExitStack() as stack, storing(folder):
+        if _try_lock(stack.enter_context(open(folder / "lock", "ab"))):
+            yield [path for path in paths if _try_lock(stack.enter_context(open(path, "ab")))]
+        else:
+            yield []
+
+
+class Journal:
+    """The verdicts of one process, each on the disk's way before the next is asked for."""
+
+    def __init__(self, file: ProcessFile, names: Sequence[str]) -> None:
+        self._file = file
+        self._names = names
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
 
     def scored(self, key: str, values: Sequence[str]) -> None:
         """Keep a row's cells, one text per column."""
@@ -355,15 +404,157 @@ class Journal:
         self._write({"_began": key})
 
     def _write(self, entry: Mapping[str, object]) -> None:
-        with storing(self._path):
-            line = (json.dumps(entry, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
-            written = self._file.write(line)
-            if written != len(line):  # a disk that fills up takes a part of it
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            now = time.monotonic()
-            if now - self._synced > SYNC_SECONDS:
-                os.fsync(self._file.fileno())
-                self._synced = now
+        line = json.dumps(entry, ensure_ascii=False) + "\n"
+        self._file.append(line.encode("utf-8", "backslashreplace"))
+
+
+# --- feature vectors ---------------------------------------------------------------------------
+
+KEY_BYTES = 24
+POSITION_STEPS = 10**6
+MERGE_FILES = 50
+
+
+@dataclass(frozen=True)
+class VectorFolder:
+    """The vectors of one feature with one set of parameters on disk.
+
+        feature.txt                     what the fingerprint stands for
+        <utc>-<host>-<pid>.<D>.vectors  records of one process: key, position, D floats, checksum
+
+    A vector is that of the picture at a position (0 to 1) of the file that a key stands for. Records
+    have one length and are only ever appended: a file that was cut off by a kill has lost its last
+    record and no other, and each is found without reading the rest.
+    """
+
+    folder: Path
+    meaning: str
+
+    def load(self) -> Vectors:
+        """Those that are there, to be looked up."""
+        while True:
+            try:
+                return Vectors([(path, _records(path)) for path in self._files()])
+            except FileNotFoundError:  # put together meanwhile, by another process
+                continue
+
+    def writer(self) -> VectorWriter:
+        """For this process's vectors."""
+        with storing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "feature.txt").write_text(self.meaning + "\n")
+        return VectorWriter(self.folder)
+
+    def merge(self) -> None:
+        """Put the files of ended processes into one where they are many."""
+        if len(self._files()) < MERGE_FILES:
+            return
+        with ended_among(self._files(), self.folder) as ended:
+            if not ended:
+                return
+            merged = ended[0].with_name(f"merged-{ended[0].name}")
+            with meta.replacing(merged) as file:
+                for path in ended:
+                    file.write(_records(path).data)
+            for path in ended:
+                path.unlink()
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("*.vectors"))
+
+
+def _record(dimensions: int) -> np.dtype[np.void]:
+    vector = ("vector", "<f4", (dimensions,))
+    return np.dtype([("key", f"S{KEY_BYTES}"), ("step", ">u4"), vector, ("crc", "<u4")])
+
+
+def _records(path: Path) -> np.ndarray:
+    """The whole records of a file; not in memory before they are used."""
+    record = _record(int(path.name.split(".")[-2]))
+    count = path.stat().st_size // record.itemsize
+    return np.memmap(path, record, "r", shape=(count,)) if count else np.empty(0, record)
+
+
+def _names(keys: np.ndarray, steps: np.ndarray | int) -> pa.Array:
+    """[N] bytes, which tell a picture from all others."""
+    both = np.empty(len(keys), [("key", f"S{KEY_BYTES}"), ("step", ">u4")])
+    both["key"], both["step"] = keys, steps
+    fixed = pa.binary(both.dtype.itemsize)
+    return pa.Array.from_buffers(fixed, len(both), [None, pa.py_buffer(both.tobytes())])
+
+
+def _step(position: float) -> int:
+    return round(position * POSITION_STEPS)
+
+
+class Vectors:
+    """The vectors that were on disk at one moment."""
+
+    def __init__(self, files: Sequence[tuple[Path, np.ndarray]]) -> None:
+        self._files = [(path, records) for path, records in files if len(records)]
+        self._starts = np.cumsum([0, *(len(records) for _, records in self._files)])
+        parts = [_names(records["key"], records["step"]) for _, records in self._files]
+        self._names = pa.concat_arrays(parts) if parts else None
+
+    def find(self, keys: pa.Array, positions: Sequence[float]) -> np.ndarray:
+        """[N, P] int64: where the vectors of N files at P positions are, -1 where there is none."""
+        found = np.full((len(keys), len(positions)), -1)
+        if self._names is not None:
+            wanted = np.array(keys.to_pylist(), f"S{KEY_BYTES}")
+            for column, position in enumerate(positions):
+                places = pc.index_in(_names(wanted, _step(position)), value_set=self._names)
+                found[:, column] = pc.fill_null(places, -1).to_numpy()
+        return found
+
+    def read(self, places: Sequence[int]) -> np.ndarray:
+        """[P, D] float32: the vectors at places that find() gave.
+
+        Raises:
+            StorageError: a record is damaged.
+        """
+        vectors = []
+        for place in places:
+            number = int(np.searchsorted(self._starts, place, side="right")) - 1
+            path, records = self._files[number]
+            record = records[place - self._starts[number]]
+            if _checksum(record) != record["crc"]:
+                raise StorageError(f"{path}: damaged; delete it to have its pictures embedded again")
+            vectors.append(np.array(record["vector"], np.float32))
+        return np.stack(vectors)
+
+
+def _checksum(record: np.void) -> int:
+    return zlib.crc32(record.tobytes()[:-4])
+
+
+class VectorWriter:
+    """The vectors of one process, on the disk's way before a score that is made of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._file: ProcessFile | None = None
+
+    def append(self, key: str, positions: Sequence[float], vectors: np.ndarray) -> None:
+        """Keep the vectors [P, D] of the pictures at P positions of a file.
+
+        Raises:
+            StorageError: the disk is full or gone.
+        """
+        dimensions = vectors.shape[1]
+        records = np.zeros(len(positions), _record(dimensions))
+        records["key"], records["step"] = key.encode(), [_step(p) for p in positions]
+        records["vector"] = vectors
+        for record in records:
+            record["crc"] = _checksum(record)
+        if self._file is None:
+            self._file = ProcessFile.new(self._folder, f"{dimensions}.vectors")
+        self._file.append(records.tobytes())
+
+    def close(self) -> None:
+        """There are no more."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 # --- who is at work ----------------------------------------------------------------------------

@@ -287,5 +287,14 @@ def unexpected(error: Exception) -> MediaError:
     return failure
 
 
+def out_of_memory(error: Exception) -> MediaError | None:
+    """The failure of a row for which the memory of the GPU or the machine does not do; else None."""
+    if isinstance(error, MemoryError):
+        return MediaError("out_of_memory", str(error))
+    if type(error).__name__ == "OutOfMemoryError" or "CUDA out of memory" in str(error):
+        return MediaError("gpu_oom", str(error))
+    return None
+
+
 if __name__ == "__main__":
     _main(int(sys.argv[1]), int(sys.argv[2]))

@@ -84,8 +84,8 @@ class Record:
             file.write(json.dumps(self._entries, indent=1).encode())
 
 
-def _described(stage: Stage) -> str:
-    made_by = [provenance(scorer) for scorer in stage.scorers]
+def _described(stage: Stage, models: Path) -> str:
+    made_by = [provenance(scorer, models) for scorer in stage.scorers]
     return json.dumps([stage.name, dict(stage.parameters), made_by], default=str, sort_keys=True)
 
 
@@ -173,7 +173,7 @@ def _write_final(last: Path, final: Path, record: Record) -> None:
 
 def _run_stage(stage: Stage, source: Path, output: Path, record: Record, wanted: Plan) -> dict[str, Any]:
     before: Measure = _rows_and_hours(source) if source.is_file() else (0, None)
-    made_by = _described(stage)
+    made_by = _described(stage, wanted.options.models)
     if record.is_edited(made_by, source, output):
         log.info("%s: %s was edited by hand and is kept; delete it to have it made anew", stage.name, output)
         status = Status(stage.name, output, message="edited by hand: kept")
@@ -206,7 +206,7 @@ def _entry(
         "dropped": status.dropped,
         "seconds": round(status.seconds, 3),
         "parameters": dict(stage.parameters),
-        "made_by": [provenance(scorer) for scorer in stage.scorers],
+        "made_by": [provenance(scorer, wanted.options.models) for scorer in stage.scorers],
         "exit": status.exit_code,
         "message": status.message,
     }
@@ -245,7 +245,7 @@ def score_ahead(group: Sequence[Stage], source: Path, wanted: Plan) -> list[dict
             "stage": "shared_pass", "input": str(source), "output": "", "rows_in": rows, "rows_out": rows,
             "hours_in": hours, "hours_out": hours, "failed_rows": 0, "failed": {}, "dropped": {},
             "seconds": round(time.monotonic() - began, 3), "parameters": {},
-            "made_by": [provenance(scorer) for scorer in scorers], "exit": errors.OK,
+            "made_by": [provenance(scorer, wanted.options.models) for scorer in scorers], "exit": errors.OK,
             "message": f"every file decoded once for {names}",
         }
     ]  # fmt: skip
@@ -256,7 +256,7 @@ def score_shared(source: Path, scorers: list[Scorer], folder: Path, options: run
     frame = meta.read(source, ())
     names = " ".join(scorer.name for scorer in scorers)
     rank = launch.Rank.from_environment()
-    run.compute(frame, scorers, options, Store(folder, options.reader), rank, names)
+    run.compute(frame, scorers, options, Store(folder, options.reader, options.models), rank, names)
 
 
 def guarded_share(source: Path, scorers: list[Scorer], folder: Path, options: run.RunOptions) -> int:

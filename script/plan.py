@@ -13,6 +13,7 @@ from pipeline import config, meta
 from pipeline.config import check_keys, option
 from pipeline.errors import ConfigError
 from pipeline.run import RunOptions
+from pipeline.scorer import missing
 from script.stages import FOLLOWERS, STEPS, UNAVAILABLE, Paths, Stage
 
 SECTIONS = (
@@ -59,7 +60,10 @@ class Plan:
     def missing(self) -> list[str]:
         """What is not there and would be needed: weights, packages, folders."""
         found = [
-            f"{stage.name}: {what}" for stage in self.stages for s in stage.scorers for what in s.missing()
+            f"{stage.name}: {what}"
+            for stage in self.stages
+            for scorer in stage.scorers
+            for what in missing(scorer, self.options.models)
         ]
         first = self.stages[0]
         if first.name == "convert_dataset":

@@ -94,7 +94,7 @@ def _scorer(cls: type[Scorer]) -> Maker:
         scorer = build(cls, rest, where)
         return Stage(
             name, _fields(scorer), scorer.reads, tuple(c.name for c in scorer.columns),
-            lambda table: meta.output_path(table, scorer.name),
+            lambda table: meta.output_path(table, scorer.suffix),
             lambda table, out, run: run_scorers(
                 [str(table)], [scorer], dataclasses.replace(run, output=str(out), **run_keys)
             ),

@@ -5,15 +5,27 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
+
+import numpy as np
 
 from pipeline.config import option
 from pipeline.errors import MediaError
 from pipeline.media import EVERY_FRAME, MediaInfo
-from pipeline.scorer import Column, Frames, Row, Scorer
+from pipeline.scorer import (
+    Column,
+    Feature,
+    Featured,
+    Frame,
+    Frames,
+    Home,
+    Row,
+    Scorer,
+    frame_positions,
+)
 
 
 @dataclass(frozen=True)
@@ -66,7 +78,7 @@ class Words(Scorer):
             raise MediaError("bad_value", "it says so")
         return row["text"]
 
-    def load(self, device: str) -> Any:
+    def load(self, home: Home) -> Any:
         return "a model"
 
     def score(self, model: Any, items: Sequence[Any]) -> list[tuple[Any, ...]]:
@@ -84,6 +96,106 @@ class Words(Scorer):
         return [(float("nan") if t.startswith("nan") else len(t.split()), t.upper()) for t in items]
 
 
+@dataclass(frozen=True)
+class Shades(Feature):
+    """The mean and the spread of a picture's grey levels; says how often it was asked.
+
+    Attributes:
+        log: a file that gets a line for each call, with the number of pictures.
+        room: so many pictures fit into its memory at once.
+        broken: the vector of a picture of so many rows is not finite.
+        deadly: a picture whose mean is above this kills the process.
+    """
+
+    name: ClassVar[str] = "shades"
+
+    log: str = ""
+    room: int = 1000
+    broken: int = 0
+    deadly: float = 1000.0
+
+    def preparation(self, models: Path) -> Callable[[Frame], np.ndarray]:
+        return shrunk
+
+    def load(self, home: Home) -> Any:
+        return "a model"
+
+    def encode(self, model: Any, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        with Path(self.log).open("a") as file:
+            file.write(f"{len(pictures)}\n")
+        if len(pictures) > self.room:
+            raise OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+        if any(picture.mean() > self.deadly for picture in pictures):
+            os.kill(os.getpid(), signal.SIGKILL)
+        vectors = np.array([[p.mean(), p.std(), 1] for p in pictures], np.float32)
+        vectors[[p.shape[0] == self.broken for p in pictures]] = np.nan
+        return vectors
+
+
+class OutOfMemoryError(RuntimeError):
+    """As PyTorch's is called."""
+
+
+def shrunk(frame: Frame) -> np.ndarray:
+    return np.asarray(frame.luma()[::8, ::8])
+
+
+@dataclass(frozen=True)
+class Glow(Scorer):
+    """The mean of the first shade over some frames."""
+
+    name: ClassVar[str] = "glow"
+
+    start: Shades = field(default_factory=Shades)
+    num_frames: int = option(3, "frames")
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        return (Column("glow", "float", "", "mean grey level"),)
+
+    @property
+    def feature(self) -> Feature:
+        return self.start
+
+    @property
+    def positions(self) -> tuple[float, ...]:
+        return tuple(frame_positions(self.num_frames))
+
+    def prepare(self, row: Row, frames: Frames) -> None:
+        return None
+
+    def score(self, model: Any, items: Sequence[Featured]) -> list[tuple[float]]:
+        return [(round(float(item.vectors[:, 0].mean()), 4),) for item in items]
+
+
+@dataclass(frozen=True)
+class Fit(Glow):
+    """The spread of the first frame times the length of a text."""
+
+    name: ClassVar[str] = "fit"
+    reads: ClassVar[tuple[str, ...]] = ("path", "text")
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        return (Column("fit", "float", "", "spread x length"),)
+
+    def prepare(self, row: Row, frames: Frames) -> Any:
+        if not row["text"]:
+            raise MediaError("bad_value", "no text")
+        return len(row["text"])
+
+    def score(self, model: Any, items: Sequence[Featured]) -> list[tuple[float]]:
+        return [(round(float(item.vectors[0, 1]) * item.item, 4),) for item in items]
+
+
+def run_glow(tables: list[str], shades: dict[str, Any], more: dict[str, Any]) -> int:
+    """run_scorers with Glow, as a program."""
+    from pipeline.cli import guarded
+    from pipeline.run import RunOptions, run_scorers
+
+    return guarded(lambda: run_scorers(tables, [Glow(Shades(**shades))], RunOptions(**more)))
+
+
 def run_words(tables: list[str], log: str, seconds: float, more: dict[str, Any]) -> int:
     """run_scorers with Words, as a program: for pipeline.launch.launch() and for being killed."""
     from pipeline.cli import guarded
@@ -96,6 +208,7 @@ if __name__ == "__main__":
     import json
     import sys
 
-    from tests.probe import run_words as program  # as the module that workers know it by
+    from tests import probe  # as the module that workers know it by
 
-    sys.exit(program(*json.loads(sys.argv[1])))
+    program = {"words": probe.run_words, "glow": probe.run_glow}[sys.argv[1]]
+    sys.exit(program(*json.loads(sys.argv[2])))

@@ -259,7 +259,7 @@ def test_a_table_edited_during_the_run_is_joined_as_it_is_then(tmp_path):
 def _start(table: Path, log: Path, seconds: float = 0.0, **more: Any) -> subprocess.Popen[bytes]:
     given = json.dumps([[str(table)], str(log), seconds, {"num_workers": 1, "bs": 2, **more}])
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.probe", given],
+        [sys.executable, "-m", "tests.probe", "words", given],
         cwd=REPO,
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,

@@ -20,7 +20,7 @@ from pipeline.cli import describe, scorer_parser
 from pipeline.datasets.deduplication import Hashes
 from pipeline.media import Media
 from pipeline.run import RunOptions, prepare_together, run_scorers
-from pipeline.scorer import Scorer, every_column, frame_positions, provenance
+from pipeline.scorer import MODELS, Home, Scorer, every_column, frame_positions, provenance
 from pipeline.splitting.scene_detect import SceneDetect
 from scoring.inference import SCORERS
 from scoring.info.scorer import Info
@@ -62,7 +62,7 @@ def test_it_is_a_value(scorer: Scorer):
 def test_every_parameter_is_in_its_provenance_and_its_help(scorer: Scorer):
     shown = scorer_parser(type(scorer), describe(type(scorer))).format_help()
     for field in fields(scorer):  # type: ignore[arg-type]
-        assert f"{field.name}=" in provenance(scorer)
+        assert f"{field.name}=" in provenance(scorer, MODELS)
         assert f"--{field.name}" in shown
         assert field.metadata["help"]
 
@@ -154,7 +154,7 @@ def value(scorer: Scorer, path: Path, row: dict[str, str] | None = None) -> dict
     [item] = prepare_together(Media(str(path)), [(scorer, row or {})])
     if isinstance(item, Exception):
         raise item
-    [values] = scorer.score(scorer.load("cpu"), [item])
+    [values] = scorer.score(scorer.load(Home(MODELS)), [item])
     return {column.name: v for column, v in zip(scorer.columns, values, strict=True)}
 
 

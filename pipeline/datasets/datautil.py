@@ -561,7 +561,7 @@ def _how_to_measure(options: UtilOptions, run: RunOptions) -> RunOptions:
 
 def _measure(sieve: Sieve, output: Path, run: RunOptions, status: Status) -> None:
     """The columns of --info, from the store where they are known."""
-    store = Store(output.parent, run.reader)
+    store = Store(output.parent, run.reader, run.models)
     compute(sieve.frame, [Info()], run, store, launch.Rank(), "info")
     joined = join(sieve.frame, [Info()], run, store)
     sieve.frame = joined.frame

@@ -26,7 +26,7 @@ from pipeline.cli import Parser, run_main
 from pipeline.config import option
 from pipeline.media import fit
 from pipeline.run import RunOptions
-from pipeline.scorer import Column, Frames, Row, Scorer
+from pipeline.scorer import Column, Frames, Home, Row, Scorer
 from pipeline.status import Status, recording
 from pipeline.store import Store, Verdicts, row_keys, working_on
 from scoring.quality.scorer import BorderFinder
@@ -72,7 +72,7 @@ class Hashes(Scorer):
             kept = [kept[min(i, len(kept) - 1)] for i in range(FRAMES)] if len(kept) > 1 else kept
         return kept, info.height * info.width, info.duration, info.size_bytes
 
-    def load(self, device: str) -> Any:
+    def load(self, home: Home) -> Any:
         from imagededup.methods import AHash, DHash, PHash, WHash
 
         hashers = {"phash": PHash, "ahash": AHash, "dhash": DHash, "whash": WHash}
@@ -229,7 +229,7 @@ def deduplicate(tables: Sequence[str], how: Deduplication, options: RunOptions) 
     frame = meta.read(tables)
     scorer = Hashes(how.hash)
     with working_on(output), recording(Status("dedup", output, rows_in=len(frame))) as status:
-        store = Store(output.parent, options.reader)
+        store = Store(output.parent, options.reader, options.models)
         run.compute(frame, [scorer], options, store, launch.Rank(), "dedup")
         cells = store.cells(scorer)
         found = _Hashed(frame, cells.load(), how)

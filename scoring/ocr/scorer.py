@@ -18,7 +18,7 @@ import numpy as np
 
 from pipeline.config import option
 from pipeline.media import MediaInfo, fit
-from pipeline.scorer import Column, Frames, Row, Scorer, frame_positions
+from pipeline.scorer import Column, Frames, Home, Row, Scorer, frame_positions
 
 MAX_SIDE = 1920  # of the picture that is read; larger ones are shrunk, boxes are scaled back
 LARGEST_CHARACTER = 0.05  # share of the picture that one character alone may cover
@@ -83,7 +83,7 @@ class Ocr(Scorer):
             pictures.append(_Picture(frame.rgb(*size), frame.height, frame.width))
         return pictures
 
-    def weights(self) -> Mapping[str, Path]:
+    def weights(self, models: Path) -> Mapping[str, Path]:
         if self.engine != "rapidocr":
             return {}
         package = importlib.util.find_spec("rapidocr")
@@ -91,14 +91,14 @@ class Ocr(Scorer):
             return {}
         return {p.name: p for p in (Path(package.origin).parent / "models").glob("PP-OCR*.onnx")}
 
-    def missing(self) -> list[str]:
+    def missing(self, models: Path) -> list[str]:
         if importlib.util.find_spec(self.engine) is not None:
             return []
         return [MMOCR_INSTALL if self.engine == "mmocr" else "pip install rapidocr onnxruntime"]
 
-    def load(self, device: str) -> Any:
+    def load(self, home: Home) -> Any:
         if self.engine == "mmocr":
-            return _MmocrReader(device, self.drop_score)
+            return _MmocrReader(home.device, self.drop_score)
         return _RapidReader(self.det_limit_side_len, self.drop_score)
 
     def score(self, model: Any, items: Sequence[list[_Picture]]) -> list[tuple[Any, ...]]:

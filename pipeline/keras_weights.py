@@ -1,0 +1,225 @@
+"""LAION's safety head out of the files it is published in: a TensorFlow SavedModel or Keras' HDF5.
+
+Neither TensorFlow nor Keras is needed: a SavedModel keeps its variables in two files, an index (a
+table of LevelDB's form, https://github.com/google/leveldb/blob/main/doc/table_format.md, whose values
+are the protobufs of tensorflow/core/protobuf/tensor_bundle.proto) and the bare numbers.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.errors import CallError
+from pipeline.weights import BROKEN, load_state, refused
+
+if TYPE_CHECKING:
+    import torch
+
+LEVELDB_MAGIC = 0xDB4775248B80FB57
+FOOTER_BYTES = 48
+TRAILER_BYTES = 5  # after each block: how it is packed, and its checksum
+#: Of tensorflow/core/framework/types.proto; other types are no weights.
+DTYPES = {1: "<f4", 2: "<f8", 9: "<i8", 19: "<f2"}
+#: Where the linear layers stand in the head: a ReLU stands between two.
+LAYERS = (0, 2, 4, 6)
+HIDDEN = (64, 512, 256, 1)
+
+
+def nsfw_state(path: Path) -> dict[str, torch.Tensor]:
+    """LAION's safety head on an image embedding of D numbers.
+
+    Args:
+        path: the published `.zip`, a Keras `.h5`, or what tools.pth_to_safetensors made of either.
+
+    Returns:
+        float32: `mean`, `variance` [D]; `0.weight` [64, D], `2.weight` [512, 64], `4.weight` [256, 512],
+        `6.weight` [1, 256] and their `bias`, as torch.nn.Linear has them.
+
+    Raises:
+        CallError: broken, or not such a head.
+    """
+    import torch
+
+    if path.suffix == ".zip":
+        state = _of_saved_model(path)
+    elif path.suffix in (".h5", ".hdf5"):
+        state = _of_hdf5(path)
+    else:
+        return _checked(path, load_state(path))
+    return _checked(path, {n: torch.from_numpy(np.array(a, np.float32, order="C")) for n, a in state.items()})
+
+
+def _checked(path: Path, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    width = state["mean"].shape[0] if "mean" in state and state["mean"].ndim == 1 else 0
+    wanted: dict[str, tuple[int, ...]] = {"mean": (width,), "variance": (width,)}
+    for layer, before, after in zip(LAYERS, (width, *HIDDEN), HIDDEN, strict=False):
+        wanted |= {f"{layer}.weight": (after, before), f"{layer}.bias": (after,)}
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    for name in sorted(shapes.keys() | wanted.keys()):
+        if shapes.get(name) != wanted.get(name) or not width:
+            found = f"{name} {list(shapes[name])}" if name in shapes else f"no {name}"
+            raise refused(path, f"not LAION's safety head: {found}, needed is {list(wanted.get(name, ()))}")
+    return state
+
+
+def _head(
+    mean: np.ndarray, variance: np.ndarray, dense: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """Keras' layers, kernels [in, out], by torch's names."""
+    state = {"mean": mean, "variance": variance}
+    for layer, (kernel, bias) in zip(LAYERS, dense, strict=True):
+        state |= {f"{layer}.weight": kernel.T, f"{layer}.bias": bias}
+    return state
+
+
+# --- SavedModel --------------------------------------------------------------------------------
+
+
+def _of_saved_model(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            [index] = [n for n in archive.namelist() if n.endswith("variables/variables.index")]
+            data = archive.read(index.removesuffix("index") + "data-00000-of-00001")
+            variables = read_bundle(archive.read(index), data)
+        layers: dict[int, dict[str, np.ndarray]] = {}
+        for name, array in variables.items():
+            if found := re.fullmatch(r"layer_with_weights-(\d+)/(\w+)/\.ATTRIBUTES/VARIABLE_VALUE", name):
+                layers.setdefault(int(found[1]), {})[found[2]] = array
+        ordered = [layers[number] for number in sorted(layers)]
+        [normalization] = [layer for layer in ordered if "mean" in layer]
+        dense = [(layer["kernel"], layer["bias"]) for layer in ordered if "kernel" in layer]
+        return _head(normalization["mean"], normalization["variance"], dense)
+    except BROKEN as error:
+        raise refused(path, f"no SavedModel of LAION's safety head, or cut off ({error})") from error
+
+
+def read_bundle(index: bytes, data: bytes) -> dict[str, np.ndarray]:
+    """The numeric variables of a tensor bundle of one shard, by name.
+
+    Args:
+        index: `variables.index`.
+        data: `variables.data-00000-of-00001`.
+
+    Raises:
+        ValueError: not of that form.
+    """
+    if len(index) < FOOTER_BYTES or int.from_bytes(index[-8:], "little") != LEVELDB_MAGIC:
+        raise ValueError("no table of variables")
+    footer = index[-FOOTER_BYTES:]
+    at = 0
+    for _ in range(2):  # the place of a block that is not needed
+        _, at = _varint(footer, at)
+    variables = {}
+    for _, place in _block(index, footer, at):
+        for key, value in _block(index, place, 0):
+            entry = dict(_fields(value))
+            if key and int(entry.get(1, 0)) in DTYPES:
+                variables[key.decode()] = _variable(entry, value, data)
+    return variables
+
+
+def _variable(entry: dict[int, Any], value: bytes, data: bytes) -> np.ndarray:
+    """A BundleEntryProto's array: 1 dtype, 2 shape, 3 shard, 4 offset, 5 size."""
+    sides = [dict(_fields(dim)).get(1, 0) for f, dim in _fields(entry.get(2, b"")) if f == 2]
+    offset, size = entry.get(4, 0), entry.get(5, 0)
+    if entry.get(3, 0) or offset + size > len(data):
+        raise ValueError("the data of a variable is not there")
+    return np.frombuffer(data[offset : offset + size], DTYPES[entry[1]]).reshape(sides)
+
+
+def _block(table: bytes, place: bytes, at: int) -> Iterator[tuple[bytes, bytes]]:
+    """The keys and values of a table's block; `place[at:]` begins with its offset and size."""
+    offset, at = _varint(place, at)
+    size, _ = _varint(place, at)
+    block = table[offset : offset + size]
+    if len(table) < offset + size + TRAILER_BYTES or table[offset + size]:
+        raise ValueError("a block is missing, or packed in a way that is not known")
+    restarts = int.from_bytes(block[-4:], "little")
+    at, end, key = 0, len(block) - 4 - 4 * restarts, b""
+    while at < end:
+        shared, at = _varint(block, at)
+        own, at = _varint(block, at)
+        length, at = _varint(block, at)
+        key = key[:shared] + block[at : at + own]
+        at += own
+        yield key, block[at : at + length]
+        at += length
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
+    """Numbers and values of a protobuf message: int, or bytes of what is nested."""
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        if tag & 7 == 0:
+            value, at = _varint(message, at)
+            yield tag >> 3, value
+        elif tag & 7 == 2:
+            length, at = _varint(message, at)
+            yield tag >> 3, message[at : at + length]
+            at += length
+        elif tag & 7 in (1, 5):
+            at += 8 if tag & 7 == 1 else 4
+        else:
+            raise ValueError("no protobuf message")
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            return value, at
+
+
+# --- HDF5 --------------------------------------------------------------------------------------
+
+
+def _of_hdf5(path: Path) -> dict[str, np.ndarray]:
+    try:
+        import h5py
+    except ImportError as error:
+        raise CallError(f"{path}: HDF5 is read by h5py; pip install h5py") from error
+    try:
+        with h5py.File(path, "r") as file:
+            layers = (
+                _keras3_layers(file) if "layers" in file else _keras2_layers(file.get("model_weights", file))
+            )
+        dense = [(arrays[0], arrays[1]) for arrays in layers if arrays[0].ndim == 2]
+        [normalization] = [arrays for arrays in layers if arrays[0].ndim == 1]
+        return _head(normalization[0], normalization[1], dense)
+    except BROKEN as error:
+        raise refused(path, f"no HDF5 of LAION's safety head, or cut off ({error})") from error
+
+
+def _keras2_layers(group: Any) -> list[list[np.ndarray]]:
+    """The arrays of each layer that has some, in the order that the file's attributes give."""
+    layers = [group[name] for name in _names(group.attrs["layer_names"])]
+    arrays = [[np.asarray(layer[name]) for name in _names(layer.attrs["weight_names"])] for layer in layers]
+    return [a for a in arrays if a and a[0].dtype.kind == "f"]
+
+
+def _keras3_layers(file: Any) -> list[list[np.ndarray]]:
+    """The arrays of each layer that has some: `layers/dense_1/vars/0`."""
+    groups = [file["layers"][name] for name in sorted(file["layers"], key=_natural)]
+    filled = [group["vars"] for group in groups if "vars" in group and len(group["vars"])]
+    arrays = [[np.asarray(group[name]) for name in sorted(group, key=_natural)] for group in filled]
+    return [a for a in arrays if a[0].dtype.kind == "f"]
+
+
+def _names(attribute: Any) -> list[str]:
+    return [name.decode() if isinstance(name, bytes) else str(name) for name in attribute]
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """`dense` before `dense_2` before `dense_10`."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
