@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import zipfile
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,20 +27,20 @@ FOOTER_BYTES = 48
 TRAILER_BYTES = 5  # after each block: how it is packed, and its checksum
 #: Of tensorflow/core/framework/types.proto; other types are no weights.
 DTYPES = {1: "<f4", 2: "<f8", 9: "<i8", 19: "<f2"}
-#: Where the linear layers stand in the head: a ReLU stands between two.
-LAYERS = (0, 2, 4, 6)
-HIDDEN = (64, 512, 256, 1)
+#: Widths after the head's linear layers by that of the embedding: for CLIP ViT-L/14, and ViT-B/32.
+WIDTHS = {768: (64, 512, 256, 1), 512: (32, 32, 1)}
 
 
 def nsfw_state(path: Path) -> dict[str, torch.Tensor]:
-    """LAION's safety head on an image embedding of D numbers.
+    """LAION's safety head on an image embedding of D numbers: 768 of ViT-L/14, or 512 of ViT-B/32.
 
     Args:
         path: the published `.zip`, a Keras `.h5`, or what tools.pth_to_safetensors made of either.
 
     Returns:
         float32: `mean`, `variance` [D]; `0.weight` [64, D], `2.weight` [512, 64], `4.weight` [256, 512],
-        `6.weight` [1, 256] and their `bias`, as torch.nn.Linear has them.
+        `6.weight` [1, 256] and their `bias`, as torch.nn.Linear has them and with room for a ReLU
+        between two. For ViT-B/32 `0.weight` [32, D], `2.weight` [32, 32], `4.weight` [1, 32].
 
     Raises:
         CallError: broken, or not such a head.
@@ -47,24 +48,31 @@ def nsfw_state(path: Path) -> dict[str, torch.Tensor]:
     import torch
 
     if path.suffix == ".zip":
-        state = _of_saved_model(path)
+        arrays = _of_saved_model(path)
     elif path.suffix in (".h5", ".hdf5"):
-        state = _of_hdf5(path)
+        arrays = _of_hdf5(path)
     else:
         return _checked(path, load_state(path))
-    return _checked(path, {n: torch.from_numpy(np.array(a, np.float32, order="C")) for n, a in state.items()})
+    return _checked(
+        path, {n: torch.from_numpy(np.array(a, np.float32, order="C")) for n, a in arrays.items()}
+    )
 
 
 def _checked(path: Path, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    width = state["mean"].shape[0] if "mean" in state and state["mean"].ndim == 1 else 0
-    wanted: dict[str, tuple[int, ...]] = {"mean": (width,), "variance": (width,)}
-    for layer, before, after in zip(LAYERS, (width, *HIDDEN), HIDDEN, strict=False):
-        wanted |= {f"{layer}.weight": (after, before), f"{layer}.bias": (after,)}
-    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    shapes = {name: list(tensor.shape) for name, tensor in state.items()}
+    width = shapes.get("mean", [0])[0]
+    if width not in WIDTHS:
+        widths = " or ".join(map(str, WIDTHS))
+        raise refused(
+            path, f"not LAION's safety head: no `mean` of {widths} numbers; it holds {sorted(shapes)}"
+        )
+    wanted = {"mean": [width], "variance": [width]}
+    for number, (before, after) in enumerate(pairwise((width, *WIDTHS[width]))):
+        wanted |= {f"{2 * number}.weight": [after, before], f"{2 * number}.bias": [after]}
     for name in sorted(shapes.keys() | wanted.keys()):
-        if shapes.get(name) != wanted.get(name) or not width:
-            found = f"{name} {list(shapes[name])}" if name in shapes else f"no {name}"
-            raise refused(path, f"not LAION's safety head: {found}, needed is {list(wanted.get(name, ()))}")
+        if shapes.get(name) != wanted.get(name):
+            found, needed = shapes.get(name, "absent"), wanted.get(name, "none")
+            raise refused(path, f"not LAION's safety head: {name} is {found}, needed is {needed}")
     return state
 
 
@@ -73,8 +81,8 @@ def _head(
 ) -> dict[str, np.ndarray]:
     """Keras' layers, kernels [in, out], by torch's names."""
     state = {"mean": mean, "variance": variance}
-    for layer, (kernel, bias) in zip(LAYERS, dense, strict=True):
-        state |= {f"{layer}.weight": kernel.T, f"{layer}.bias": bias}
+    for number, (kernel, bias) in enumerate(dense):
+        state |= {f"{2 * number}.weight": kernel.T, f"{2 * number}.bias": bias}
     return state
 
 

@@ -8,6 +8,7 @@ to it, and the main one waits until the others are over.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import math
@@ -474,21 +475,31 @@ def compute(
 
         passing = _Pass(work, embeddings, options, rank, heartbeat)
         preparations = tuple(e.feature.preparation(options.models) for e in embeddings)
-        pool = Pool(
-            SampleJob(tuple(scorers), preparations, options.root, options.reader),
-            min(len(rows), options.num_workers or max(1, (os.cpu_count() or 1) // rank.world)),
-            seconds=options.timeout,
-            memory_bytes=int(options.worker_memory * GIB),
-            heartbeat=heartbeat,
-        )
-        try:
-            for row, result in pool.map(tasks()):
+        job = SampleJob(tuple(scorers), preparations, options.root, options.reader)
+        with contextlib.ExitStack() as stack:
+            stack.callback(passing.close)
+            if all(w.embedding is not None for w in work if w.todo.any()) and not any(
+                e.owners.any() for e in embeddings
+            ):  # every vector is there: no file is opened, and there is nothing to be killed for
+                results: Iterator[tuple[int, Any]] = ((row, job(task, _any_time)) for row, task in tasks())
+            else:
+                pool = Pool(
+                    job,
+                    min(len(rows), options.num_workers or max(1, (os.cpu_count() or 1) // rank.world)),
+                    seconds=options.timeout,
+                    memory_bytes=int(options.worker_memory * GIB),
+                    heartbeat=heartbeat,
+                )
+                stack.callback(pool.close)
+                results = pool.map(tasks())
+            for row, result in results:
                 passing.take(row, result)
                 progress.step()
             passing.finish()
-        finally:
-            pool.close()
-            passing.close()
+
+
+def _any_time(seconds: float) -> None:
+    """Nobody waits with a clock."""
 
 
 class _Pass:

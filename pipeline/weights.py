@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import math
 import os
 import pickle
 import re
 import struct
 import sys
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -153,7 +155,8 @@ def load_state(path: Path) -> dict[str, torch.Tensor]:
     if _is_torchscript(path):
         raise refused(path, "a TorchScript archive, where plain tensors are needed")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of pickles that it may refuse, and then does
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         asked = re.search(r"GLOBAL (\S+)", str(error))
         code = (
@@ -213,8 +216,7 @@ def openai_clip_state(path: Path) -> dict[str, torch.Tensor]:
         with zipfile.ZipFile(path) as archive:
             return _Archive(archive).state()
     except BROKEN as error:
-        why = str(error) if isinstance(error, pickle.UnpicklingError) else _reason(error)
-        raise refused(path, why) from error
+        raise refused(path, str(error) if isinstance(error, _NoWeights) else _reason(error)) from error
 
 
 def _is_torchscript(path: Path) -> bool:
@@ -225,6 +227,17 @@ def _is_torchscript(path: Path) -> bool:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
     except BROKEN:
         return False
+
+
+_STORAGES = {
+    "HalfStorage": "float16", "BFloat16Storage": "bfloat16", "FloatStorage": "float32",
+    "DoubleStorage": "float64", "CharStorage": "int8", "ByteStorage": "uint8", "ShortStorage": "int16",
+    "IntStorage": "int32", "LongStorage": "int64", "BoolStorage": "bool",
+}  # fmt: skip
+
+
+class _NoWeights(pickle.UnpicklingError):
+    """What an archive holds or asks for that weights do not."""
 
 
 class _Held:
@@ -248,29 +261,27 @@ class _Archive:
     def state(self) -> dict[str, torch.Tensor]:
         order = f"{self._top}/byteorder"
         if order in self._archive.namelist() and self._archive.read(order).decode() != sys.byteorder:
-            raise pickle.UnpicklingError(f"its numbers are not {sys.byteorder}-endian")
+            raise _NoWeights(f"its numbers are not {sys.byteorder}-endian")
         with self._archive.open(f"{self._top}/data.pkl") as file:
             root = _TensorsOnly(file, self._bytes).load()
         found: dict[str, torch.Tensor] = {}
         self._collect(root, "", found)
         if not found:
-            raise pickle.UnpicklingError("a TorchScript archive without parameters")
+            raise _NoWeights("a TorchScript archive without parameters")
         return found
 
     def _bytes(self, key: str, count: int) -> bytearray:
         """The `count` bytes of a tensor's storage."""
         entry = self._archive.getinfo(f"{self._top}/data/{key}")
         if entry.file_size != count:  # before it is read: what is packed may be huge
-            raise pickle.UnpicklingError(
-                f"tensor {key} has {entry.file_size:,} bytes where {count:,} are needed"
-            )
+            raise _NoWeights(f"tensor {key} has {entry.file_size:,} bytes where {count:,} are needed")
         return bytearray(self._archive.read(entry))
 
     def _collect(self, held: Any, prefix: str, found: dict[str, torch.Tensor]) -> None:
         import torch
 
         if not isinstance(held, _Held) or not isinstance(held.attributes, dict):
-            raise pickle.UnpicklingError("a TorchScript archive without a module")
+            raise _NoWeights("a TorchScript archive without a module")
         own = self._tensors_of(held.qualified)
         for name, value in held.attributes.items():
             if isinstance(value, _Held):
@@ -297,6 +308,13 @@ class _TensorsOnly(pickle.Unpickler):
     def __init__(self, file: Any, read: Callable[[str, int], bytearray]) -> None:
         super().__init__(file)
         self._read = read
+        self._builders: dict[tuple[str, str], Callable[..., Any]] = {
+            ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
+            ("torch._utils", "_rebuild_parameter"): self._first,
+            ("torch.jit._pickle", "restore_type_tag"): self._first,
+            **{("torch.jit._pickle", f"build_{of}list"): list for of in ("int", "double", "bool", "tensor")},
+            ("collections", "OrderedDict"): OrderedDict,
+        }
 
     def find_class(self, module: str, name: str) -> Any:
         import torch
@@ -305,9 +323,9 @@ class _TensorsOnly(pickle.Unpickler):
             return type(name, (_Held,), {"qualified": f"{module}.{name}"})
         if module == "torch" and name in _STORAGES:
             return getattr(torch, _STORAGES[name])
-        if (module, name) in _BUILDERS:
-            return _BUILDERS[module, name]
-        raise pickle.UnpicklingError(f"its pickle asks for {module}.{name}, weights are tensors only")
+        if (module, name) in self._builders:
+            return self._builders[module, name]
+        raise _NoWeights(f"its pickle asks for {module}.{name}, weights are tensors only")
 
     def persistent_load(self, pid: Any) -> Any:
         """[numel] tensor of ("storage", dtype, key, device, numel)."""
@@ -315,30 +333,16 @@ class _TensorsOnly(pickle.Unpickler):
 
         _, dtype, key, _, numel = pid
         if not isinstance(dtype, torch.dtype) or not isinstance(key, str) or not isinstance(numel, int):
-            raise pickle.UnpicklingError("its pickle names a storage in a form that is not known")
+            raise _NoWeights("its pickle names a storage in a form that is not known")
         data = self._read(key, numel * dtype.itemsize)
         return torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
 
+    def _tensor(
+        self, storage: torch.Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
+    ) -> torch.Tensor:
+        if math.prod(size) > storage.numel():  # strides of 0 would make a huge tensor of a single number
+            raise _NoWeights(f"a tensor {list(size)} of {storage.numel()} numbers")
+        return storage.as_strided(size, stride, offset)  # which refuses to reach beyond the storage
 
-def _tensor(
-    storage: torch.Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
-) -> Any:
-    return storage.as_strided(size, stride, offset)  # refuses what reaches beyond the storage
-
-
-def _same(value: Any, *_: Any) -> Any:
-    return value
-
-
-_STORAGES = {
-    "HalfStorage": "float16", "BFloat16Storage": "bfloat16", "FloatStorage": "float32",
-    "DoubleStorage": "float64", "CharStorage": "int8", "ByteStorage": "uint8", "ShortStorage": "int16",
-    "IntStorage": "int32", "LongStorage": "int64", "BoolStorage": "bool",
-}  # fmt: skip
-_BUILDERS: dict[tuple[str, str], Callable[..., Any]] = {
-    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-    ("torch._utils", "_rebuild_parameter"): _same,
-    ("collections", "OrderedDict"): OrderedDict,
-    **{("torch.jit._pickle", f"build_{of}list"): list for of in ("int", "double", "bool", "tensor")},
-    ("torch.jit._pickle", "restore_type_tag"): _same,
-}
+    def _first(self, value: Any, *_: Any) -> Any:
+        return value

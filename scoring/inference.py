@@ -13,17 +13,28 @@ from pipeline.config import build
 from pipeline.errors import CallError
 from pipeline.run import RunOptions, run_scorers
 from pipeline.scorer import Scorer
+from scoring.aesthetic.scorer import Aesthetic
+from scoring.embedding.scorer import Embedding
 from scoring.info.scorer import Info
+from scoring.lpips.scorer import Lpips
+from scoring.matching.scorer import Matching, OptionMatching
 from scoring.motion.scorer import Motion
+from scoring.nsfw.scorer import Nsfw
 from scoring.ocr.scorer import Ocr
 from scoring.quality.scorer import Quality
 
-#: Every scorer by the name of its package.
+#: Every scorer by the name of its package; `option` is matching with given words.
 SCORERS: dict[str, type[Scorer]] = {
     "info": Info,
     "ocr": Ocr,
     "motion": Motion,
     "quality": Quality,
+    "lpips": Lpips,
+    "aesthetic": Aesthetic,
+    "nsfw": Nsfw,
+    "matching": Matching,
+    "option": OptionMatching,
+    "embedding": Embedding,
 }
 
 

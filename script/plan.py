@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline import config, meta
 from pipeline.config import check_keys, option
+from pipeline.datasets.datautil import NSFW_LIMIT
 from pipeline.errors import ConfigError
 from pipeline.run import RunOptions
 from pipeline.scorer import missing
@@ -146,8 +147,10 @@ def _nested(given: Mapping[str, Any], paths: Paths) -> tuple[list[Stage], list[s
             continue
         keys = _section(given, f"{step.section}.{name}")
         keys.pop("run", None)
-        if name == "cut_videos":
-            keys |= _clips_table(given)
+        if name in _FROM_NEIGHBOURS:
+            keys = {**_FROM_NEIGHBOURS[name](given), **keys}
+        if name == "nsfw_scoring":
+            keys.pop("threshold", None)
         stages.append(step.make(name, keys, paths, f"{step.section}.{name}"))
     return stages, skipped
 
@@ -158,6 +161,27 @@ def _clips_table(given: Mapping[str, Any]) -> dict[str, Any]:
     section = _section(given, where)
     check_keys(section, ("run", "output_meta_csv"), where)
     return {"output_meta_csv": section["output_meta_csv"]} if "output_meta_csv" in section else {}
+
+
+def _words_matched(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The ancestors name the words where they are matched, and mean them where they filter."""
+    section = _section(given, "pipeline_steps.scoring_filtering.option_matching")
+    return {"option": section["option"]} if "option" in section else {}
+
+
+def _nsfw_limit(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The ancestors' scorer has the limit, and their filter goes by it."""
+    section = _section(given, "pipeline_steps.scoring_filtering.nsfw_scoring")
+    limit = section.get("threshold")
+    return {"nsfwmax": limit} if limit not in (None, NSFW_LIMIT) else {}
+
+
+#: What a stage of the nested form takes from the section of another.
+_FROM_NEIGHBOURS = {
+    "cut_videos": _clips_table,
+    "option_filtering": _words_matched,
+    "nsfw_filtering": _nsfw_limit,
+}
 
 
 def _runs(given: Mapping[str, Any], section: str, name: str) -> bool:

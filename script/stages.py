@@ -20,8 +20,12 @@ from pipeline.scorer import Scorer
 from pipeline.splitting.cut import Cutting, cut
 from pipeline.splitting.scene_detect import SceneDetect
 from pipeline.status import Status
+from scoring.aesthetic.scorer import Aesthetic
 from scoring.info.scorer import Info
+from scoring.lpips.scorer import Lpips
+from scoring.matching.scorer import Matching, OptionMatching, column_of
 from scoring.motion.scorer import Motion
+from scoring.nsfw.scorer import Nsfw
 from scoring.ocr.scorer import Ocr
 from scoring.quality.scorer import Quality
 
@@ -140,6 +144,36 @@ def _filtering(*verbs: str) -> Maker:
     return make
 
 
+def _option(name: str, given: dict[str, Any], paths: Paths, where: str) -> Stage:
+    """Matching with words, of which the ancestors have one."""
+    return _scorer(OptionMatching)(name, given | {"option": _words(given)}, paths, where)
+
+
+def _option_filtering(name: str, given: dict[str, Any], paths: Paths, where: str) -> Stage:
+    """Keep what one of the words fits well enough."""
+    check_keys(given, ("option", "matchmin", "missing", "strict"), where)
+    words = _words(given)
+    least = build(Verbs, {"matchmin": given.get("matchmin")}, where).matchmin
+    if not words or least is None:
+        raise ConfigError(f"{where}: give it `option` and `matchmin`")
+    kept = " or ".join(f"{column_of(word)} >= {meta.number_text(least)}" for word in words)
+    rest: dict[str, Any] = {key: given[key] for key in ("missing", "strict") if key in given}
+    return _datautil(name, rest | {"filter": kept}, paths, where)
+
+
+def _words(given: Mapping[str, Any]) -> list[Any]:
+    words = given.get("option") or []
+    return [words] if isinstance(words, str) else list(words)
+
+
+def _nsfw_filtering(name: str, given: dict[str, Any], paths: Paths, where: str) -> Stage:
+    """Keep what is safe: by the usual limit or another."""
+    check_keys(given, ("nsfwmax", "missing", "strict"), where)
+    if given.get("nsfwmax") is None:
+        given = given | {"safety_check": True}
+    return _datautil(name, given, paths, where)
+
+
 def _dedup(name: str, given: dict[str, Any], paths: Paths, where: str) -> Stage:
     run_keys, rest, _ = _split_run_keys(given, where)
     first = str(rest.pop("input_meta_csv", None) or "")
@@ -235,6 +269,8 @@ STEPS: dict[str, Step] = {
     "cut_videos": Step("meta_steps.split_video", _cut),
     "remove_broken_clips": Step("meta_steps.split_video", _broken),
     "deduplication": Step("pipeline_steps", _dedup),
+    "option_matching": Step("pipeline_steps.scoring_filtering", _option),
+    "option_filtering": Step("pipeline_steps.scoring_filtering", _option_filtering, after="option_matching"),
     "ocr_scoring": Step("pipeline_steps.scoring_filtering", _scorer(Ocr)),
     "ocr_filtering": Step(
         "pipeline_steps.scoring_filtering",
@@ -263,36 +299,33 @@ STEPS: dict[str, Step] = {
         ),
         after="quality_scoring",
     ),
+    "lpips_scoring": Step("pipeline_steps.scoring_filtering", _scorer(Lpips)),
+    "lpips_filtering": Step(
+        "pipeline_steps.scoring_filtering", _filtering("lpipsmin"), after="lpips_scoring"
+    ),
+    "aesthetic_scoring": Step("pipeline_steps.scoring_filtering", _scorer(Aesthetic)),
+    "aesthetic_filtering": Step(
+        "pipeline_steps.scoring_filtering", _filtering("aesmin"), after="aesthetic_scoring"
+    ),
+    "nsfw_scoring": Step("pipeline_steps.scoring_filtering", _scorer(Nsfw)),
+    "nsfw_filtering": Step("pipeline_steps.scoring_filtering", _nsfw_filtering, after="nsfw_scoring"),
     "filtering": Step("pipeline_steps.scoring_filtering", _datautil),
+    "matching_with_captions": Step("pipeline_steps.captioning", _scorer(Matching)),
+    "caption_filtering": Step(
+        "pipeline_steps.captioning", _filtering("matchmin"), after="matching_with_captions"
+    ),
 }
 
-#: Stages of the ancestors that need models which this version does not have.
+#: Stages of the ancestors that this version does not have.
 UNAVAILABLE: dict[str, str] = {
-    "option_matching": "pipeline_steps.scoring_filtering",
-    "option_filtering": "pipeline_steps.scoring_filtering",
-    "lpips_scoring": "pipeline_steps.scoring_filtering",
-    "lpips_filtering": "pipeline_steps.scoring_filtering",
-    "aesthetic_scoring": "pipeline_steps.scoring_filtering",
-    "aesthetic_filtering": "pipeline_steps.scoring_filtering",
-    "nsfw_scoring": "pipeline_steps.scoring_filtering",
-    "nsfw_filtering": "pipeline_steps.scoring_filtering",
     "qwen2vl_caption": "pipeline_steps.captioning",
     "llava_caption": "pipeline_steps.captioning",
     "pllava_caption": "pipeline_steps.captioning",
     "clean_caption": "pipeline_steps.captioning",
-    "matching_with_captions": "pipeline_steps.captioning",
-    "caption_filtering": "pipeline_steps.captioning",
 }
 
 #: Those of them that only work on what another one wrote.
-FOLLOWERS: dict[str, str] = {
-    "option_filtering": "option_matching",
-    "lpips_filtering": "lpips_scoring",
-    "aesthetic_filtering": "aesthetic_scoring",
-    "nsfw_filtering": "nsfw_scoring",
-    "caption_filtering": "matching_with_captions",
-    "clean_caption": "a captioner",
-}
+FOLLOWERS: dict[str, str] = {"clean_caption": "a captioner"}
 
 
 def groups(stages: Sequence[Stage]) -> list[list[Stage]]:

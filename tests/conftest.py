@@ -60,6 +60,16 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of weights of tiny models."""
+    from tests import tiny
+
+    folder = tmp_path_factory.mktemp("models")
+    tiny.make(folder)
+    return folder
+
+
 Tool = Callable[..., subprocess.CompletedProcess[str]]
 
 

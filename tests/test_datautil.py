@@ -82,6 +82,7 @@ BOUNDS = {
     "facemin": ("face_area_ratio", 0.1, "0.09", "0.1", "0.11"),
     "lpipsmin": ("lpips", 0.2, "0.19", "0.2", "0.21"),
     "safety_check": ("nsfw", True, "0.19", "0.2", "0.2000001"),
+    "nsfwmax": ("nsfw", 0.5, "0.49", "0.5", "0.51"),
     "secondsmin": ("duration", 2.0, "1.999", "2", "2.001"),
     "secondsmax": ("duration", 2.0, "1.999", "2", "2.001"),
 }

@@ -489,3 +489,53 @@ stages:
     [row] = read_table(tmp_path / "meta" / "meta.csv")
     assert row["text"] == "NA"
     assert float(row["motion"]) > 0
+
+
+# --- the configs that come with the project ----------------------------------------------------
+
+CONFIGS = sorted((REPO / "config").iterdir())
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_config_that_comes_with_the_project_is_a_plan(path, videos, tmp_path):
+    roots = {"ROOT_VIDEO": videos, "ROOT_CLIPS": tmp_path / "clips", "ROOT_META": tmp_path / "meta"}
+    changes = [*(f"paths.{key}={value}" for key, value in roots.items())]
+    wanted = plan(config.load(path, [*changes, f"options.pretrained_models={tmp_path}"]))
+    lacking = wanted.missing()
+    assert all("tools.download_models" in what for what in lacking)
+    assert bool(lacking) == (path.name != "quickstart.yaml")
+
+
+def test_json_and_yaml_say_the_same():
+    assert config.load(REPO / "config" / "config.json") == config.load(REPO / "config" / "config.yaml")
+
+
+def test_models_score_filter_and_match_in_one_pass(videos, tmp_path, models):
+    scoring = "pipeline_steps.scoring_filtering"
+    tiny = {"clip": "tiny", "num_frames": 1}
+    given = {
+        "option_matching": {"run": True, "option": ["dog", "red car"], **tiny},
+        "option_filtering": {"run": True, "matchmin": -100.0},
+        "aesthetic_scoring": {**tiny, "head": "head.pth", "batch_size": 4},
+        "aesthetic_filtering": {"aesmin": -1000.0},
+        "nsfw_scoring": {**tiny, "head": "nsfw.safetensors", "threshold": 1.0},
+        "nsfw_filtering": {"run": True},
+        "lpips_scoring": {"net": "squeeze", "target_height": 64, "target_width": 64},
+        "lpips_filtering": {"lpipsmin": 0.0},
+    }
+    quick = [f"{scoring}.{name}.run=false" for name in ("ocr_scoring", "motion_scoring", "quality_scoring")]
+    loaded = config.load(
+        QUICKSTART, settings(videos, tmp_path, *quick, f"options.pretrained_models={models}")
+    )
+    loaded["pipeline_steps"]["scoring_filtering"] |= given
+    status = carry_out(plan(loaded), whole=True)
+    assert status.exit_code == 0
+    rows = read_table(tmp_path / "meta" / "meta.csv")
+    assert rows
+    for row in rows:
+        assert all(row[column] for column in ("aes", "nsfw", "lpips", "match_dog", "match_red_car"))
+    made = sorted(path.name for path in (tmp_path / "meta").glob("*_nsfwmax1.csv"))
+    assert len(made) == 1
+    assert "_match-dog-red_car_" in made[0]
+    [folder] = (tmp_path / "meta" / ".clipsheet" / "features").glob("clip-*")
+    assert list(folder.glob("*.vectors"))

@@ -86,6 +86,7 @@ FILTERS: dict[str, Filter] = {
     "facemin": Filter("face_area_ratio", ">=", "", "facemin"),
     "lpipsmin": Filter("lpips", ">=", "lpips", "lpipsmin"),
     "safety_check": Filter("nsfw", "<=", "nsfw", "safe"),
+    "nsfwmax": Filter("nsfw", "<=", "nsfw", "nsfwmax"),
     "secondsmax": Filter("seconds", "<=", "info", "secondsmax", spares_pictures=True),
     "secondsmin": Filter("seconds", ">=", "info", "secondsmin", spares_pictures=True),
 }
@@ -153,6 +154,7 @@ class Verbs:
     facemin: float | None = _bound("facemin", "0-1", ge=0, le=1)
     lpipsmin: float | None = _bound("lpipsmin", "LPIPS distance")
     safety_check: bool = option(False, f"keep nsfw <= {NSFW_LIMIT}")
+    nsfwmax: float | None = _bound("nsfwmax", "0-1", ge=0, le=1)
     secondsmax: float | None = _bound("secondsmax", "seconds", ge=0)
     secondsmin: float | None = _bound("secondsmin", "seconds", ge=0)
     filter_dyn_fps: bool = option(False, "keep num_frames >= keep_frames x ceil(fps / max_fps)")

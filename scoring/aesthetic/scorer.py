@@ -1,0 +1,110 @@
+"""How much people would like the picture: LAION's aesthetic predictor on CLIP embeddings.
+
+`aes`, about 1 to 10, higher is better, 4.5 and more is fair: the mean over some frames. The head for
+ViT-L/14 is `sac+logos+ava1-l14-linearMSE.pth` (christophschuhmann/improved-aesthetic-predictor), for
+ViT-B/32 and ViT-B/16 those of LAION-AI/aesthetic-predictor; all are linear layers on unit vectors.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from pipeline.config import option
+from pipeline.scorer import Column, Feature, Featured, Frames, Home, Row, Scorer, frame_positions
+from pipeline.weights import load_state, refused
+from scoring.clip import (
+    ClipImages,
+    check_head,
+    clip_option,
+    dtype_option,
+    frames_option,
+    head_file,
+    missing_head,
+    unit,
+)
+
+#: By OpenAI's name of the model: the name of the download and its file.
+HEADS = {
+    "ViT-L/14": ("aesthetic", "sac+logos+ava1-l14-linearMSE.pth"),
+    "ViT-B/32": ("aesthetic-b32", "sa_0_4_vit_b_32_linear.pth"),
+    "ViT-B/16": ("aesthetic-b16", "sa_0_4_vit_b_16_linear.pth"),
+}
+
+
+@dataclass(frozen=True)
+class Aesthetic(Scorer):
+    """LAION's aesthetic score, the mean over some frames."""
+
+    name: ClassVar[str] = "aes"
+
+    num_frames: int = frames_option()
+    clip: str = clip_option()
+    dtype: str = dtype_option()
+    head: str = option("", "file of the head; by default LAION's for the model")
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        return (Column("aes", "float", "about 1-10", "LAION aesthetic score, mean over frames", "higher"),)
+
+    @property
+    def feature(self) -> Feature:
+        return ClipImages(self.clip, self.dtype)
+
+    @property
+    def positions(self) -> tuple[float, ...]:
+        return tuple(frame_positions(self.num_frames))
+
+    def weights(self, models: Path) -> Mapping[str, Path]:
+        return head_file(self.head, HEADS, self.clip, models)
+
+    def missing(self, models: Path) -> list[str]:
+        return missing_head(self.head, HEADS, self.clip, models) or super().missing(models)
+
+    def prepare(self, row: Row, frames: Frames) -> None:
+        return None
+
+    def load(self, home: Home) -> list[tuple[np.ndarray, np.ndarray]]:
+        [path] = self.weights(home.models).values()
+        layers = linear_layers(path)
+        check_head(path, layers[0][0].shape[1], self.clip, home.models)
+        return layers
+
+    def score(self, model: Any, items: Sequence[Featured]) -> list[tuple[float]]:
+        return [(round(float(aesthetics(model, item.vectors).mean()), 4),) for item in items]
+
+
+def aesthetics(layers: Sequence[tuple[np.ndarray, np.ndarray]], vectors: np.ndarray) -> np.ndarray:
+    """[P] scores of [P, D] embeddings by linear layers ([out, in] weights, [out] biases)."""
+    values = unit(vectors)
+    for weight, bias in layers:
+        values = values @ weight.T + bias
+    return np.asarray(values[:, 0])
+
+
+def linear_layers(path: Path) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The linear layers of a file in their order: [out, in] weights and [out] biases, float64.
+
+    Raises:
+        CallError: the file is damaged or holds something else.
+    """
+    state = load_state(path)
+    names = sorted(
+        (n for n in state if n.endswith("weight")), key=lambda n: [*map(int, re.findall(r"\d+", n))]
+    )
+    layers = [
+        (state[n].double().numpy(), state[n[: -len("weight")] + "bias"].double().numpy())
+        for n in names
+        if n[: -len("weight")] + "bias" in state
+    ]
+    outer = [(weight.shape[1], weight.shape[0]) for weight, _ in layers if weight.ndim == 2]
+    chained = all(one[1] == two[0] for one, two in itertools.pairwise(outer))
+    if len(outer) != len(layers) or not layers or not chained or outer[-1][1] != 1:
+        raise refused(path, "not the linear layers of an aesthetic head")
+    return layers

@@ -1,0 +1,74 @@
+"""python -m scoring.embedding.inference META [flags]"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import launch, meta
+from pipeline.cli import describe, run_main, scorer_parser
+from pipeline.run import RunOptions, run_scorers
+from pipeline.status import Status
+from pipeline.store import Store, row_keys
+from scoring.clip import unit
+from scoring.embedding.scorer import Embedding
+
+ROWS_AT_ONCE = 4096
+
+
+def export(scorer: Embedding, table: Path, options: RunOptions) -> Path:
+    """Write the embeddings of a scored table's files to a Parquet file beside it.
+
+    Raises:
+        StorageError: the disk is full, or a kept vector is damaged.
+    """
+    frame = meta.read(table)
+    vectors = Store(table.parent, options.reader, options.models).vectors(scorer.feature).load()
+    places = vectors.find(row_keys(frame, ("path",)), scorer.positions)
+    rows = np.flatnonzero((places >= 0).all(axis=1))
+    paths = meta.text(frame, "path")
+    kind = pa.list_(pa.float32())
+    schema = pa.schema(
+        [
+            ("path", pa.string()),
+            ("positions", pa.list_(pa.float64())),
+            ("vectors", pa.list_(kind)),
+            ("mean", kind),
+        ]
+    )
+    output = table.with_name(f"{table.stem}_vectors.parquet")
+    with meta.replacing(output) as file, pq.ParquetWriter(file, schema) as writer:
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            part = rows[start : start + ROWS_AT_ONCE]
+            found = [vectors.read(places[row]) for row in part]
+            means = [unit(unit(one).mean(axis=0)).astype(np.float32) for one in found]
+            columns = {
+                "path": [paths.iat[row] for row in part],
+                "positions": [scorer.positions] * len(part),
+                "vectors": [list(one) for one in found],
+                "mean": means,
+            }
+            writer.write_table(pa.table(columns, schema))
+    return output
+
+
+def main() -> None:
+    """The program."""
+    parser = scorer_parser(Embedding, describe(Embedding))
+    given = parser.parse_args()
+
+    def program() -> Status:
+        scorer, options = parser.take(Embedding, given), parser.take(RunOptions, given)
+        status = run_scorers(given.meta, [scorer], options)
+        if launch.Rank.from_environment().is_main:
+            status.message = f"vectors in {export(scorer, status.output, options)}"
+        return status
+
+    run_main(program)
+
+
+if __name__ == "__main__":
+    main()

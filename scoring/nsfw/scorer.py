@@ -1,0 +1,88 @@
+"""How likely a picture is not safe for work: LAION's detector on CLIP embeddings.
+
+`nsfw`, a probability from 0 to 1, lower is safer: the highest of some frames. The head is LAION's
+(LAION-AI/CLIP-based-NSFW-Detector): unit vectors, less a mean, over the root of a variance, then
+linear layers with ReLU between them and a sigmoid at the end. `datautil --safety_check` keeps 0.2 and less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from pipeline.config import option
+from pipeline.keras_weights import nsfw_state
+from pipeline.scorer import Column, Feature, Featured, Frames, Home, Row, Scorer, frame_positions
+from scoring.clip import (
+    ClipImages,
+    check_head,
+    clip_option,
+    dtype_option,
+    frames_option,
+    head_file,
+    missing_head,
+    unit,
+)
+
+#: By OpenAI's name of the model: the name of the download and its file.
+HEADS = {
+    "ViT-L/14": ("nsfw", "clip_autokeras_binary_nsfw.zip"),
+    "ViT-B/32": ("nsfw-b32", "clip_autokeras_nsfw_b32.zip"),
+}
+
+
+@dataclass(frozen=True)
+class Nsfw(Scorer):
+    """LAION's probability of unsafe content, the highest of some frames."""
+
+    name: ClassVar[str] = "nsfw"
+
+    num_frames: int = frames_option()
+    clip: str = clip_option()
+    dtype: str = dtype_option()
+    head: str = option("", "file of the head; by default LAION's for the model")
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        return (Column("nsfw", "float", "0-1", "probability of unsafe content, max over frames", "lower"),)
+
+    @property
+    def feature(self) -> Feature:
+        return ClipImages(self.clip, self.dtype)
+
+    @property
+    def positions(self) -> tuple[float, ...]:
+        return tuple(frame_positions(self.num_frames))
+
+    def weights(self, models: Path) -> Mapping[str, Path]:
+        return head_file(self.head, HEADS, self.clip, models)
+
+    def missing(self, models: Path) -> list[str]:
+        return missing_head(self.head, HEADS, self.clip, models) or super().missing(models)
+
+    def prepare(self, row: Row, frames: Frames) -> None:
+        return None
+
+    def load(self, home: Home) -> dict[str, np.ndarray]:
+        [path] = self.weights(home.models).values()
+        state = {name: tensor.double().numpy() for name, tensor in nsfw_state(path).items()}
+        check_head(path, len(state["mean"]), self.clip, home.models)
+        return state
+
+    def score(self, model: Any, items: Sequence[Featured]) -> list[tuple[float]]:
+        return [(round(float(probabilities(model, item.vectors).max()), 6),) for item in items]
+
+
+def probabilities(state: Mapping[str, np.ndarray], vectors: np.ndarray) -> np.ndarray:
+    """[P] probabilities of [P, D] embeddings."""
+    values = (unit(vectors) - state["mean"]) / np.sqrt(state["variance"])
+    layers = sorted(int(name.split(".")[0]) for name in state if name.endswith(".weight"))
+    for layer in layers:
+        values = values @ state[f"{layer}.weight"].T + state[f"{layer}.bias"]
+        if layer != layers[-1]:
+            values = np.maximum(values, 0)
+    return np.asarray(1 / (1 + np.exp(-values[:, 0])))
