@@ -303,7 +303,7 @@ class _Images:
         self._std = torch.tensor(std, device=home.device).reshape(shape)
 
     def __call__(self, pictures: Sequence[np.ndarray]) -> np.ndarray:  # [N, D] float32
-        # On a CPU one after another: hardly slower, and then nothing depends on the others of a batch.
+        # On a CPU one after another: then nothing depends, not even by rounding, on the rest of a batch.
         at_once = 1 if self._device == "cpu" else len(pictures)
         parts = [self._encode(pictures[i : i + at_once]) for i in range(0, len(pictures), at_once)]
         return np.concatenate(parts)
