@@ -12,13 +12,20 @@ from tools.make_demo import Scene, encode, frames
 LENGTHS = (3.0, 3.25, 3.5, 3.75, 4.0)  # seconds
 
 
-def make(folder: Path, count: int) -> list[Path]:
-    """Encode clips of 640x360 at 25 frames a second, each a single group of pictures (libx264)."""
+HD = ("-vf", "scale=1280:720")
+
+
+def make(folder: Path, count: int, *options: str) -> list[Path]:
+    """Encode clips of 640x360 at 25 frames a second, each a single group of pictures (libx264).
+
+    Args:
+        options: for ffmpeg, for example HD.
+    """
     paths = [folder / f"clip_{number:04}.mp4" for number in range(count)]
 
     def render(number: int) -> None:
         scene = Scene(1000 + number, LENGTHS[number % len(LENGTHS)], speed=2 + number % 6)
-        encode(paths[number], frames(scene))
+        encode(paths[number], frames(scene), *options)
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         list(threads.map(render, range(count)))

@@ -70,7 +70,7 @@ class Work:
 
     def __init__(self, folder: Path, clips: int) -> None:
         self._folder = folder
-        self._paths = _clips.make(folder, clips)
+        self._paths = _clips.make(folder, clips, *_clips.HD)
         self._models = folder / "models"
         self._runs = 0
         make_models(self._models)
