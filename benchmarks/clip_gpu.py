@@ -105,10 +105,10 @@ def main() -> None:
                 pretrained_models=str(folder / "models"),
             )  # fmt: skip
             heads = [
-                Aesthetic(head="aes.safetensors", dtype=dtype),
-                Nsfw(head="nsfw.safetensors", dtype=dtype),
+                Aesthetic(head="aes.safetensors", clip=CLIP, dtype=dtype),
+                Nsfw(head="nsfw.safetensors", clip=CLIP, dtype=dtype),
             ]
-            status = run_scorers([str(table)], [*heads, Matching(dtype=dtype)], options)
+            status = run_scorers([str(table)], [*heads, Matching(clip=CLIP, dtype=dtype)], options)
             assert status.exit_code == 0, status
 
         def alone() -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.errors import CallError
-from pipeline.weights import BROKEN, load_state, refused
+from pipeline.weights import BROKEN, load_state, read_member, refused
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 LEVELDB_MAGIC = 0xDB4775248B80FB57
 FOOTER_BYTES = 48
 TRAILER_BYTES = 5  # after each block: how it is packed, and its checksum
+VARINT_BYTES = 10  # of 64 bits, 7 to a byte
+#: Of the head's variables, and of the table that names them; those published have 1 MB and 2 kB.
+MOST_BYTES = 64 << 20
+INDEX_BYTES = 1 << 20
 #: Of tensorflow/core/framework/types.proto; other types are no weights.
 DTYPES = {1: "<f4", 2: "<f8", 9: "<i8", 19: "<f2"}
 #: Widths after the head's linear layers by that of the embedding: for CLIP ViT-L/14, and ViT-B/32.
@@ -93,8 +97,8 @@ def _of_saved_model(path: Path) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(path) as archive:
             [index] = [n for n in archive.namelist() if n.endswith("variables/variables.index")]
-            data = archive.read(index.removesuffix("index") + "data-00000-of-00001")
-            variables = read_bundle(archive.read(index), data)
+            data = read_member(archive, index.removesuffix("index") + "data-00000-of-00001", MOST_BYTES)
+            variables = read_bundle(read_member(archive, index, INDEX_BYTES), data)
         layers: dict[int, dict[str, np.ndarray]] = {}
         for name, array in variables.items():
             if found := re.fullmatch(r"layer_with_weights-(\d+)/(\w+)/\.ATTRIBUTES/VARIABLE_VALUE", name):
@@ -138,7 +142,7 @@ def _variable(entry: dict[int, Any], value: bytes, data: bytes) -> np.ndarray:
     offset, size = entry.get(4, 0), entry.get(5, 0)
     if entry.get(3, 0) or offset + size > len(data):
         raise ValueError("the data of a variable is not there")
-    return np.frombuffer(data[offset : offset + size], DTYPES[entry[1]]).reshape(sides)
+    return np.frombuffer(memoryview(data)[offset : offset + size], DTYPES[entry[1]]).reshape(sides)
 
 
 def _block(table: bytes, place: bytes, at: int) -> Iterator[tuple[bytes, bytes]]:
@@ -179,14 +183,14 @@ def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
+    value = 0
+    for shift in range(0, 7 * VARINT_BYTES, 7):
         byte = data[at]
         at += 1
         value |= (byte & 127) << shift
-        shift += 7
         if byte < 128:
             return value, at
+    raise ValueError("a number without an end")
 
 
 # --- HDF5 --------------------------------------------------------------------------------------
@@ -212,7 +216,7 @@ def _of_hdf5(path: Path) -> dict[str, np.ndarray]:
 def _keras2_layers(group: Any) -> list[list[np.ndarray]]:
     """The arrays of each layer that has some, in the order that the file's attributes give."""
     layers = [group[name] for name in _names(group.attrs["layer_names"])]
-    arrays = [[np.asarray(layer[name]) for name in _names(layer.attrs["weight_names"])] for layer in layers]
+    arrays = [[_array(layer[name]) for name in _names(layer.attrs["weight_names"])] for layer in layers]
     return [a for a in arrays if a and a[0].dtype.kind == "f"]
 
 
@@ -220,8 +224,14 @@ def _keras3_layers(file: Any) -> list[list[np.ndarray]]:
     """The arrays of each layer that has some: `layers/dense_1/vars/0`."""
     groups = [file["layers"][name] for name in sorted(file["layers"], key=_natural)]
     filled = [group["vars"] for group in groups if "vars" in group and len(group["vars"])]
-    arrays = [[np.asarray(group[name]) for name in sorted(group, key=_natural)] for group in filled]
+    arrays = [[_array(group[name]) for name in sorted(group, key=_natural)] for group in filled]
     return [a for a in arrays if a[0].dtype.kind == "f"]
+
+
+def _array(dataset: Any) -> np.ndarray:
+    if dataset.nbytes > MOST_BYTES:  # which need not be in the file: it may be packed, or a fill value
+        raise ValueError(f"{dataset.name} has {dataset.nbytes:,} bytes, at most {MOST_BYTES:,} are read")
+    return np.asarray(dataset)
 
 
 def _names(attribute: Any) -> list[str]:

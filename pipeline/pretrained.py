@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.weights import refused
 
 
-def load_pretrained(kind: Any, folder: Path, **options: Any) -> Any:
+def load_pretrained(kind: Any, folder: Path, told: Mapping[str, Any], **options: Any) -> Any:
     """A model of one of transformers' classes; no code that lies in the folder is executed.
 
     Args:
+        told: what its config is to say, whatever stands there.
         options: of its from_pretrained().
 
     Raises:
@@ -19,9 +21,13 @@ def load_pretrained(kind: Any, folder: Path, **options: Any) -> Any:
     """
     _quiet()
     try:
+        config = kind.config_class.from_pretrained(folder, local_files_only=True)
+        for name, value in told.items():
+            setattr(config, name, value)
         model, report = kind.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **options
-        )
+            folder, config=config, local_files_only=True, use_safetensors=True, output_loading_info=True,
+            **options,
+        )  # fmt: skip
     except Exception as error:  # of transformers, tokenizers, safetensors: none has a common ancestor
         said = str(error).partition("\n")[0]
         if "ignore_mismatched_sizes" in said:
@@ -46,7 +52,9 @@ def load_tokenizer(folder: Path) -> Any:
 
     _quiet()
     try:
-        return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return transformers.AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
     except Exception as error:  # as above
         said = str(error).partition("\n")[0]
         raise refused(folder / "tokenizer.json", f"{type(error).__name__}: {said}") from error

@@ -88,7 +88,7 @@ class RunOptions:
     worker_memory: float = option(4.0, "GiB of address space per decoding process", gt=0)
     max_failed: float = option(0.2, "share of rows that may fail before the exit code is 3", ge=0, le=1)
     retry_failed: bool = option(False, "try every failed row again")
-    compile: bool = option(False, "compile models by torch.compile: minutes at the start, faster on GPUs")
+    compile: bool = option(False, "compile CLIP's image half by torch.compile: slow to start, fast on GPUs")
     stall: float = option(900.0, "seconds without progress after which a process gives up", gt=0)
 
     @property
@@ -155,12 +155,18 @@ class Pictures(Scorer):
     def times(self, info: MediaInfo) -> Sequence[float]:
         return info.at(*self.taken_at)
 
-    def prepare(self, row: Row, frames: Frames) -> list[tuple[tuple[float, ...], np.ndarray]]:
+    def prepare(self, row: Row, frames: Frames) -> list[tuple[tuple[float, ...], np.ndarray | MediaError]]:
         shown: dict[int, tuple[float, ...]] = {}
         for position, seconds in zip(self.taken_at, frames.info.at(*self.taken_at), strict=True):
             index = frames.info.index_at(seconds)
             shown[index] = (*shown.get(index, ()), position)
-        return [(shown[frame.index], self.preparation(frame)) for frame in frames]
+        found: list[tuple[tuple[float, ...], np.ndarray | MediaError]] = []
+        try:
+            for frame in frames:
+                found.append((shown.pop(frame.index), self.preparation(frame)))
+        except MediaError as error:  # of the others, for which not everybody asked
+            found += [(positions, error) for positions in shown.values()]
+        return found
 
 
 class OrderedFrames:
@@ -286,11 +292,12 @@ class _Sample:
 
     Attributes:
         rows: of this file, that are still to come.
+        vectors, errors: by position.
     """
 
     rows: int
     vectors: dict[float, np.ndarray] = field(default_factory=dict)
-    error: MediaError | None = None
+    errors: dict[float, MediaError] = field(default_factory=dict)
     done: bool = False
     waiting: list[tuple[_Work, str, Any]] = field(default_factory=list)
 
@@ -385,6 +392,9 @@ def _plan(
         todo = ~verdicts.final(at, retry_failed=options.retry_failed)
         if options.skip_if_existing:
             todo &= ~_filled(frame, scorer)
+        if scorer.feature is not None and not scorer.columns:  # its vectors are all that it gives
+            places = store.vectors(scorer.feature).load().find(keys["path",], scorer.positions)
+            todo |= (places < 0).any(axis=1) & verdicts.scored(at)
         todo &= _first_of_each(own)
         began = verdicts.began
         if options.retry_failed:  # one more try, but alone
@@ -403,7 +413,7 @@ def _plan_feature(feature: Feature, work: Sequence[_Work], keys: pa.Array, store
         return
     folder = store.vectors(feature)
     vectors = folder.load()
-    positions = tuple(sorted({p for w in work for p in w.scorer.positions}))
+    positions = tuple(sorted({p for w in work if w.todo.any() for p in w.scorer.positions}))
     places = vectors.find(keys, positions)
     lacking = todo & (places < 0).any(axis=1)
     lacking_keys = keys.filter(pa.array(lacking))
@@ -423,12 +433,18 @@ def _first_of_each(keys: pa.Array) -> np.ndarray:
 
 
 def _filled(frame: pd.DataFrame, scorer: Scorer) -> np.ndarray:
-    """[N] bool: rows where every column of the scorer holds a value."""
-    filled = np.ones(len(frame), bool)
+    """[N] bool: rows where every column of the scorer holds a value, and it has columns."""
+    filled = np.full(len(frame), bool(scorer.columns))
     for column in scorer.columns:
-        there = column.name in frame.columns
-        filled &= (meta.text(frame, column.name) != "").to_numpy(bool) if there else False
+        filled &= _holds_value(frame, column.name)
     return filled
+
+
+def _holds_value(frame: pd.DataFrame, column: str) -> np.ndarray:
+    """[N] bool: rows whose cell is not empty."""
+    if column not in frame.columns:
+        return np.zeros(len(frame), bool)
+    return (meta.text(frame, column) != "").to_numpy(bool)
 
 
 # --- the pass ----------------------------------------------------------------------------------
@@ -556,14 +572,14 @@ class _Pass:
         self._release()
 
     def close(self) -> None:
-        for work in self._work:
-            if work.journal is not None:
-                work.journal.__exit__(None, None, None)
-                work.journal = None
         for embedding in self._embeddings:
             if embedding.writer is not None:
                 embedding.writer.close()
                 embedding.folder.merge()
+        for work in self._work:
+            if work.journal is not None:
+                work.journal.__exit__(None, None, None)
+                work.journal = None
 
     def _queue(self, work: _Work, key: str, item: Any) -> None:
         """An item is ready to be scored."""
@@ -590,11 +606,19 @@ class _Pass:
         """The pictures of a file that its vectors are to be made of."""
         key, sample = embedding.keys[row].as_py(), embedding.sample(row)
         if isinstance(found, MediaError):
-            self._done(sample, found)
+            found = [(embedding.lacks(row), found)]
+        for positions, picture in found:
+            if isinstance(picture, MediaError):
+                sample.errors |= dict.fromkeys(positions, picture)
+        found = [(positions, p) for positions, p in found if not isinstance(p, MediaError)]
+        if not found:
+            self._done(sample)
             return
         deaths = max((w.began.get(k, 0) for w, k, _ in sample.waiting), default=0)
         if deaths >= 3:
-            self._done(sample, MediaError("crashed", "the process died each time it was scored"))
+            error = MediaError("crashed", "the process died each time it was scored")
+            sample.errors |= dict.fromkeys(embedding.lacks(row), error)
+            self._done(sample)
             return
         if deaths == 2:  # alone
             self._encode(embedding)
@@ -627,26 +651,29 @@ class _Pass:
         outputs = iter(_in_parts(encode, pictures, embedding))
         for key, found in batch:
             sample = embedding.samples[key]
-            made = [(positions, next(outputs)) for positions, _ in found]
-            error = next((vector for _, vector in made if isinstance(vector, MediaError)), None)
-            if error is None:
-                vectors = {p: vector for positions, vector in made for p in positions}
+            made = {
+                p: vector for (positions, _), vector in zip(found, outputs, strict=False) for p in positions
+            }
+            sample.errors |= {p: vector for p, vector in made.items() if isinstance(vector, MediaError)}
+            vectors = {p: vector for p, vector in made.items() if p not in sample.errors}
+            if vectors:
                 embedding.writer.append(key, list(vectors), np.stack(list(vectors.values())))
-                sample.vectors.update(vectors)
-            self._done(sample, error)
+                sample.vectors |= vectors
+            self._done(sample)
             embedding.forget(key)
         self._heartbeat()
 
-    def _done(self, sample: _Sample, error: MediaError | None) -> None:
-        sample.done, sample.error = True, error
+    def _done(self, sample: _Sample) -> None:
+        sample.done = True
         self._deliver(sample)
 
     def _deliver(self, sample: _Sample) -> None:
         """Hand a file's vectors, or its failure, to those that wait for them."""
         waiting, sample.waiting = sample.waiting, []
         for work, key, item in waiting:
-            if sample.error is not None:
-                self._fail(work, key, sample.error)
+            errors = [sample.errors[p] for p in work.scorer.positions if p in sample.errors]
+            if errors:
+                self._fail(work, key, errors[0])
             else:
                 vectors = np.stack([sample.vectors[p] for p in work.scorer.positions])
                 self._queue(work, key, Featured(vectors, item))
@@ -780,8 +807,9 @@ def join(frame: pd.DataFrame, scorers: Sequence[Scorer], options: RunOptions, st
         pending |= (at < 0) & ~kept
         for column in scorer.columns:
             texts = _take(verdicts.columns[column.name], at)
-            if kept.any():
-                texts = pc.if_else(pa.array(kept), pa.array(meta.text(frame, column.name)), texts)
+            held = _holds_value(frame, column.name) if options.skip_if_existing else kept
+            if held.any():
+                texts = pc.if_else(pa.array(held), pa.array(meta.text(frame, column.name)), texts)
             _place(frame, column.name, texts)
         codes[scorer.name] = _take(verdicts.error, at).to_numpy(zero_copy_only=False)
         rows = np.flatnonzero(codes[scorer.name] != "")

@@ -20,7 +20,9 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 
+from pipeline.errors import CallError
 from pipeline.media import EVERY_FRAME, Frame, MediaInfo
+from pipeline.weights import absent, known, unlike
 
 MODELS = Path("pretrained_models")
 Row = Mapping[str, str]
@@ -85,11 +87,7 @@ class Weighted:
 
     def missing(self, models: Path) -> list[str]:
         """What load() would need and is not there, each with the command that brings it."""
-        return [
-            f"no {path}: python -m tools.download_models {name}"
-            for name, path in self.weights(models).items()
-            if not path.is_file()
-        ]
+        return [absent(path, name) for name, path in self.weights(models).items() if not path.is_file()]
 
 
 class Feature(Weighted):
@@ -212,9 +210,12 @@ def provenance(of: Scorer | Feature, models: Path) -> str:
 
 
 def missing(scorer: Scorer, models: Path) -> list[str]:
-    """What a scorer and the feature that it starts from would need and is not there."""
-    start = scorer.feature
-    return [*scorer.missing(models), *(start.missing(models) if start is not None else [])]
+    """What a scorer and the feature that it starts from would need and is not there, or not as published."""
+    needing: list[Weighted] = [of for of in (scorer, scorer.feature) if of is not None]
+    lacking = [what for of in needing for what in of.missing(models)]
+    there = dict.fromkeys(p for of in needing for p in of.weights(models).values() if p.is_file())
+    wrong = [unlike(path, file_sha256(path)) for path in there if known(path) is not None]
+    return [*lacking, *filter(None, wrong)]
 
 
 def parameters(scorer: Scorer) -> dict[str, Any]:
@@ -244,12 +245,12 @@ def all_columns(scorers: Iterable[Scorer]) -> list[str]:
     """The names of the columns that some scorers write, in order.
 
     Raises:
-        ValueError: two of them write the same column.
+        CallError: two of them write the same column.
     """
     names = [column.name for scorer in scorers for column in scorer.columns]
     if len(set(names)) < len(names):
         twice = sorted({n for n in names if names.count(n) > 1})
-        raise ValueError(f"two scorers write the same column: {', '.join(twice)}")
+        raise CallError(f"two scorers write the same column: {', '.join(twice)}")
     return names
 
 

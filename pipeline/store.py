@@ -170,6 +170,12 @@ class Verdicts:
         found = pc.index_in(wanted, value_set=self._keys)
         return pc.fill_null(found, -1).to_numpy().astype(np.int64)
 
+    def scored(self, at: np.ndarray) -> np.ndarray:
+        """[N] bool: whether there is a score at these positions, not a failure or nothing."""
+        if not len(self):
+            return at >= 0
+        return (at >= 0) & (self.error.to_numpy(zero_copy_only=False) == "")[at]
+
     def final(self, at: np.ndarray, *, retry_failed: bool = False) -> np.ndarray:
         """[N] bool: whether the verdicts at these positions stand, or are to be tried (again)."""
         found = at >= 0
@@ -314,7 +320,7 @@ class ProcessFile:
     """A file that one process appends to, locked until it ends; one that stays empty is removed."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._synced = time.monotonic()
         with storing(path):
             self._file: IO[bytes] = open(path, "xb", buffering=0)
@@ -332,7 +338,7 @@ class ProcessFile:
     def _is_ours(self) -> bool:
         """Whether nobody took the new file for one of an ended process before it was locked."""
         with contextlib.suppress(FileNotFoundError):
-            same = os.path.samestat(os.fstat(self._file.fileno()), os.stat(self._path))
+            same = os.path.samestat(os.fstat(self._file.fileno()), os.stat(self.path))
             if same and self._locked is not False:
                 return True
         self._file.close()
@@ -344,7 +350,7 @@ class ProcessFile:
         Raises:
             StorageError: the disk is full or gone.
         """
-        with storing(self._path):
+        with storing(self.path):
             written = self._file.write(data)
             if written != len(data):  # a disk that fills up takes a part of it
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -356,10 +362,10 @@ class ProcessFile:
     def close(self) -> None:
         """It is complete."""
         empty = self._file.tell() == 0
-        with storing(self._path):
+        with storing(self.path):
             os.fsync(self._file.fileno())
             if empty:
-                self._path.unlink()
+                self.path.unlink()
             self._file.close()
 
 
@@ -420,11 +426,12 @@ class VectorFolder:
     """The vectors of one feature with one set of parameters on disk.
 
         feature.txt                     what the fingerprint stands for
-        <utc>-<host>-<pid>.<D>.vectors  records of one process: key, position, D floats, checksum
+        <utc>-<host>-<pid>.<D>.vectors  vectors of one process: D floats each
+        <utc>-<host>-<pid>.<D>.keys     whose they are, in the same order: key, position, checksum
 
-    A vector is that of the picture at a position (0 to 1) of the file that a key stands for. Records
-    have one length and are only ever appended: a file that was cut off by a kill has lost its last
-    record and no other, and each is found without reading the rest.
+    A vector is that of the picture at a position (0 to 1) of the file that a key stands for. Both files
+    hold records of one length and are only ever appended to, the vector first: a kill costs at most the
+    last one. Keys are read whole, vectors only where they are used.
     """
 
     folder: Path
@@ -434,7 +441,7 @@ class VectorFolder:
         """Those that are there, to be looked up."""
         while True:
             try:
-                return Vectors([(path, _records(path)) for path in self._files()])
+                return Vectors([(path, *_records(path)) for path in self._files()])
             except FileNotFoundError:  # put together meanwhile, by another process
                 continue
 
@@ -447,32 +454,45 @@ class VectorFolder:
 
     def merge(self) -> None:
         """Put the files of ended processes into one where they are many."""
-        if len(self._files()) < MERGE_FILES:
+        files = self._files()
+        if len(files) < MERGE_FILES:
             return
-        with ended_among(self._files(), self.folder) as ended:
+        with ended_among(files[:COMPACT_FILES], self.folder) as ended:
             if not ended:
                 return
             merged = ended[0].with_name(f"merged-{ended[0].name}")
-            with meta.replacing(merged) as file:
-                for path in ended:
-                    file.write(_records(path).data)
+            parts = [_records(path) for path in ended]
+            for number, path in enumerate((_keys_of(merged), merged)[::-1]):
+                with meta.replacing(path) as file:
+                    for keys, vectors in parts:
+                        file.write((vectors if number == 0 else keys).tobytes())
             for path in ended:
+                _keys_of(path).unlink()
                 path.unlink()
 
     def _files(self) -> list[Path]:
-        return sorted(self.folder.glob("*.vectors"))
+        return sorted(path.with_suffix(".vectors") for path in self.folder.glob("*.keys"))
 
 
-def _record(dimensions: int) -> np.dtype[np.void]:
-    vector = ("vector", "<f4", (dimensions,))
-    return np.dtype([("key", f"S{KEY_BYTES}"), ("step", ">u4"), vector, ("crc", "<u4")])
+_KEY = np.dtype([("key", f"S{KEY_BYTES}"), ("step", ">u4"), ("crc", "<u4")])
 
 
-def _records(path: Path) -> np.ndarray:
-    """The whole records of a file; not in memory before they are used."""
-    record = _record(int(path.name.split(".")[-2]))
-    count = path.stat().st_size // record.itemsize
-    return np.memmap(path, record, "r", shape=(count,)) if count else np.empty(0, record)
+def _keys_of(path: Path) -> Path:
+    return path.with_suffix(".keys")
+
+
+def _records(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The keys [N] of a file of vectors, and its vectors [N, D], not in memory before they are used."""
+    dimensions = int(path.name.split(".")[-2])
+    keys = np.frombuffer(_whole(_keys_of(path).read_bytes(), _KEY.itemsize), _KEY)
+    count = min(len(keys), path.stat().st_size // (4 * dimensions))
+    if not count:
+        return keys[:0], np.empty((0, dimensions), "<f4")
+    return keys[:count], np.memmap(path, "<f4", "r", shape=(count, dimensions))
+
+
+def _whole(data: bytes, length: int) -> bytes:
+    return data[: len(data) // length * length]
 
 
 def _names(keys: np.ndarray, steps: np.ndarray | int) -> pa.Array:
@@ -490,21 +510,20 @@ def _step(position: float) -> int:
 class Vectors:
     """The vectors that were on disk at one moment."""
 
-    def __init__(self, files: Sequence[tuple[Path, np.ndarray]]) -> None:
-        self._files = [(path, records) for path, records in files if len(records)]
-        self._starts = np.cumsum([0, *(len(records) for _, records in self._files)])
-        parts = [_names(records["key"], records["step"]) for _, records in self._files]
+    def __init__(self, files: Sequence[tuple[Path, np.ndarray, np.ndarray]]) -> None:
+        self._files = [file for file in files if len(file[1])]
+        self._starts = np.cumsum([0, *(len(keys) for _, keys, _ in self._files)])
+        parts = [_names(keys["key"], keys["step"]) for _, keys, _ in self._files]
         self._names = pa.concat_arrays(parts) if parts else None
 
     def find(self, keys: pa.Array, positions: Sequence[float]) -> np.ndarray:
         """[N, P] int64: where the vectors of N files at P positions are, -1 where there is none."""
-        found = np.full((len(keys), len(positions)), -1)
-        if self._names is not None:
-            wanted = np.array(keys.to_pylist(), f"S{KEY_BYTES}")
-            for column, position in enumerate(positions):
-                places = pc.index_in(_names(wanted, _step(position)), value_set=self._names)
-                found[:, column] = pc.fill_null(places, -1).to_numpy()
-        return found
+        if self._names is None or not positions:
+            return np.full((len(keys), len(positions)), -1)
+        wanted = np.array(keys.to_pylist(), f"S{KEY_BYTES}")
+        names = pa.concat_arrays([_names(wanted, _step(position)) for position in positions])
+        places = pc.fill_null(pc.index_in(names, value_set=self._names), -1).to_numpy()
+        return places.astype(np.int64).reshape(len(positions), len(keys)).T
 
     def read(self, places: Sequence[int]) -> np.ndarray:
         """[P, D] float32: the vectors at places that find() gave.
@@ -512,19 +531,22 @@ class Vectors:
         Raises:
             StorageError: a record is damaged.
         """
-        vectors = []
+        found = []
         for place in places:
             number = int(np.searchsorted(self._starts, place, side="right")) - 1
-            path, records = self._files[number]
-            record = records[place - self._starts[number]]
-            if _checksum(record) != record["crc"]:
-                raise StorageError(f"{path}: damaged; delete it to have its pictures embedded again")
-            vectors.append(np.array(record["vector"], np.float32))
-        return np.stack(vectors)
+            path, keys, vectors = self._files[number]
+            row = place - self._starts[number]
+            vector = np.array(vectors[row], np.float32)
+            if _checksum(keys[row], vector) != keys[row]["crc"]:
+                raise StorageError(
+                    f"{path}: damaged; delete it and {_keys_of(path).name} to have its pictures embedded again"
+                )
+            found.append(vector)
+        return np.stack(found)
 
 
-def _checksum(record: np.void) -> int:
-    return zlib.crc32(record.tobytes()[:-4])
+def _checksum(key: np.void, vector: np.ndarray) -> int:
+    return zlib.crc32(vector.astype("<f4").tobytes(), zlib.crc32(key.tobytes()[:-4]))
 
 
 class VectorWriter:
@@ -532,7 +554,7 @@ class VectorWriter:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._file: ProcessFile | None = None
+        self._files: list[ProcessFile] = []
 
     def append(self, key: str, positions: Sequence[float], vectors: np.ndarray) -> None:
         """Keep the vectors [P, D] of the pictures at P positions of a file.
@@ -540,21 +562,21 @@ class VectorWriter:
         Raises:
             StorageError: the disk is full or gone.
         """
-        dimensions = vectors.shape[1]
-        records = np.zeros(len(positions), _record(dimensions))
-        records["key"], records["step"] = key.encode(), [_step(p) for p in positions]
-        records["vector"] = vectors
-        for record in records:
-            record["crc"] = _checksum(record)
-        if self._file is None:
-            self._file = ProcessFile.new(self._folder, f"{dimensions}.vectors")
-        self._file.append(records.tobytes())
+        keys = np.zeros(len(positions), _KEY)
+        keys["key"], keys["step"] = key.encode(), [_step(p) for p in positions]
+        for record, vector in zip(keys, vectors, strict=True):
+            record["crc"] = _checksum(record, vector)
+        if not self._files:
+            file = ProcessFile.new(self._folder, f"{vectors.shape[1]}.vectors")
+            self._files = [file, ProcessFile(_keys_of(file.path))]
+        for file, data in zip(self._files, (vectors.astype("<f4"), keys), strict=True):
+            file.append(data.tobytes())
 
     def close(self) -> None:
         """There are no more."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        for file in self._files:
+            file.close()
+        self._files = []
 
 
 # --- who is at work ----------------------------------------------------------------------------

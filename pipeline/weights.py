@@ -6,11 +6,12 @@ program: only those that build plain tensors are read here, everything else is r
 
 from __future__ import annotations
 
-import ast
 import hashlib
+import io
 import math
 import os
 import pickle
+import pickletools
 import re
 import struct
 import sys
@@ -32,11 +33,13 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOWNLOAD = "python -m tools.download_models"
+SHOWN = 12  # digits of a sum that tell two files apart
 
 #: What readers raise on bytes that are no weights, beside what they raise on a broken disk.
 BROKEN = (
     OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError, AssertionError,
-    ArithmeticError, NotImplementedError, pickle.UnpicklingError, struct.error, zipfile.BadZipFile,
+    ArithmeticError, NotImplementedError, MemoryError, SyntaxError, pickle.UnpicklingError, struct.error,
+    zipfile.BadZipFile,
 )  # fmt: skip
 
 
@@ -121,14 +124,45 @@ def _model(entry: Mapping[str, Any]) -> Model:
 
 
 def known(path: Path) -> WeightFile | None:
-    """The published file that `path` is by its name; in a folder of its own, by the folder's name too."""
-    parts = Path(os.path.abspath(path)).parts
+    """The published file that `path` is by its name; in a folder of its own, by the folder's name too.
+
+    Of a file that several models share, it is that of the model whose other files lie beside it.
+    """
+    whole = Path(os.path.abspath(path))
+    found = []
     for model in table().values():
         for file in model.files:
-            own = tuple(file.path.split("/"))
-            if parts[-len(own) :] == own:
-                return file
-    return None
+            own = file.path.split("/")
+            if whole.parts[-len(own) :] == tuple(own):
+                root = whole.parents[len(own) - 1]
+                beside = any((root / other.path).exists() for other in model.files if other != file)
+                found.append((not beside, file))
+    return min(found, key=lambda pair: pair[0])[1] if found else None
+
+
+def absent(path: Path, name: str = "") -> str:
+    """The line for a weight file that is not there: which, what it is, and how to get it.
+
+    Args:
+        name: of its model; used only where the table has that model and does not know the file.
+    """
+    file = known(path)
+    if file is not None:
+        size = f", {file.bytes:,} bytes" if file.bytes else ""
+        expected = f", sha256 {file.sha256}" if file.sha256 else ""
+        return f"no {path}{size}{expected}: {DOWNLOAD} {file.model}"
+    folder = Path(os.path.abspath(path)).parent.name  # of what is made out of a model's files
+    models = [model for model in (folder, name) if model in table()]
+    return f"no {path}: {DOWNLOAD} {models[0]}" if models else f"no {path}: put it there"
+
+
+def unlike(path: Path, sha256: str) -> str:
+    """The line for a file of that sum that is not the published one of its name; empty when it is."""
+    file = known(path)
+    if file is None or file.sha256 is None or file.sha256 == sha256:
+        return ""
+    sums = f"sha256 {sha256[:SHOWN]}..., published {file.sha256[:SHOWN]}..."
+    return f"{path} is not the published file ({sums}): {DOWNLOAD} {file.model}"
 
 
 def refused(path: Path, why: str) -> CallError:
@@ -155,8 +189,12 @@ def load_state(path: Path) -> dict[str, torch.Tensor]:
     if _is_torchscript(path):
         raise refused(path, "a TorchScript archive, where plain tensors are needed")
     try:
-        with warnings.catch_warnings(action="ignore"):  # of pickles that it may refuse, and then does
+        _check_plain(path)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)  # it refuses them next
             state = torch.load(path, map_location="cpu", weights_only=True)
+    except _NoWeights as error:
+        raise refused(path, str(error)) from error
     except pickle.UnpicklingError as error:
         asked = re.search(r"GLOBAL (\S+)", str(error))
         code = (
@@ -187,6 +225,33 @@ def _safetensors(path: Path) -> dict[str, torch.Tensor]:
         raise refused(path, _reason(error)) from error
 
 
+def _check_plain(path: Path) -> None:
+    """Raise _NoWeights for a zip whose members have more bytes than the file: tensors are never packed."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        left = os.stat(path).st_size
+        for entry in archive.infolist():
+            left -= entry.file_size
+            if entry.compress_type != zipfile.ZIP_STORED or left < 0:
+                raise _NoWeights(f"{entry.filename} is packed, tensors lie as they are")
+
+
+def read_member(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
+    """A member of a zip, of at most `most` bytes.
+
+    Raises:
+        ValueError: it has more, or is packed by other means than deflation, which cannot be bounded.
+    """
+    entry = archive.getinfo(name)
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{name} is packed by method {entry.compress_type}, only 8 is read")
+    if entry.file_size > most:
+        raise ValueError(f"{name} unpacks to {entry.file_size:,} bytes, at most {most:,} are read")
+    with archive.open(entry) as file:
+        return file.read(entry.file_size)  # which may be a lie, so never all that is there
+
+
 def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file"
@@ -214,7 +279,7 @@ def openai_clip_state(path: Path) -> dict[str, torch.Tensor]:
         return load_state(path)
     try:
         with zipfile.ZipFile(path) as archive:
-            return _Archive(archive).state()
+            return _Archive(archive, os.stat(path).st_size).state()
     except BROKEN as error:
         raise refused(path, str(error) if isinstance(error, _NoWeights) else _reason(error)) from error
 
@@ -236,6 +301,12 @@ _STORAGES = {
 }  # fmt: skip
 
 
+#: Many times what those of ViT-L/14 come to.
+PICKLE_BYTES = 8 << 20
+CODE_BYTES = 8 << 20
+MODULES = 100_000
+
+
 class _NoWeights(pickle.UnpicklingError):
     """What an archive holds or asks for that weights do not."""
 
@@ -251,19 +322,27 @@ class _Held:
 
 
 class _Archive:
-    """The modules of an open TorchScript archive."""
+    """The modules of an open TorchScript archive of so many bytes."""
 
-    def __init__(self, archive: zipfile.ZipFile) -> None:
+    def __init__(self, archive: zipfile.ZipFile, size: int) -> None:
         self._archive = archive
         self._top = next(n for n in archive.namelist() if n.endswith("/constants.pkl")).rsplit("/", 1)[0]
-        self._declared: dict[str, frozenset[str]] = {}
+        self._unread = size  # bytes of storages that the file can still hold
+        self._storages: dict[str, bytearray] = {}
+        self._code_left = CODE_BYTES
+        self._declared: dict[str, dict[str, frozenset[str]]] = {}
+        self._modules_left = MODULES
 
     def state(self) -> dict[str, torch.Tensor]:
         order = f"{self._top}/byteorder"
-        if order in self._archive.namelist() and self._archive.read(order).decode() != sys.byteorder:
+        written: str = sys.byteorder
+        if order in self._archive.namelist():
+            written = read_member(self._archive, order, len("little")).decode()
+        if written != sys.byteorder:
             raise _NoWeights(f"its numbers are not {sys.byteorder}-endian")
-        with self._archive.open(f"{self._top}/data.pkl") as file:
-            root = _TensorsOnly(file, self._bytes).load()
+        data = read_member(self._archive, f"{self._top}/data.pkl", PICKLE_BYTES)
+        _check_memo(data)
+        root = _TensorsOnly(io.BytesIO(data), self._bytes).load()
         found: dict[str, torch.Tensor] = {}
         self._collect(root, "", found)
         if not found:
@@ -273,13 +352,21 @@ class _Archive:
     def _bytes(self, key: str, count: int) -> bytearray:
         """The `count` bytes of a tensor's storage."""
         entry = self._archive.getinfo(f"{self._top}/data/{key}")
-        if entry.file_size != count:  # before it is read: what is packed may be huge
+        if entry.file_size != count:
             raise _NoWeights(f"tensor {key} has {entry.file_size:,} bytes where {count:,} are needed")
-        return bytearray(self._archive.read(entry))
+        if key not in self._storages:
+            self._unread -= count
+            if entry.compress_type != zipfile.ZIP_STORED or self._unread < 0:
+                raise _NoWeights(f"tensor {key} is packed, tensors lie as they are")
+            self._storages[key] = bytearray(self._archive.read(entry))
+        return self._storages[key]
 
     def _collect(self, held: Any, prefix: str, found: dict[str, torch.Tensor]) -> None:
         import torch
 
+        self._modules_left -= 1
+        if self._modules_left < 0:  # a few that hold each other twice make a tree without end
+            raise _NoWeights(f"a TorchScript archive of more than {MODULES:,} modules")
         if not isinstance(held, _Held) or not isinstance(held.attributes, dict):
             raise _NoWeights("a TorchScript archive without a module")
         own = self._tensors_of(held.qualified)
@@ -291,15 +378,32 @@ class _Archive:
 
     def _tensors_of(self, qualified: str) -> frozenset[str]:
         """The parameters and buffers of a class, which its code declares in its first lines."""
-        if qualified not in self._declared:
-            module, _, name = qualified.rpartition(".")
-            code = self._archive.read(f"{self._top}/code/{module.replace('.', '/')}.py").decode()
-            body = re.search(rf"^class {re.escape(name)}\(.*\n((?:[ \t].*\n|\n)*)", code, re.MULTILINE)
-            lists = re.findall(
-                r"^  __(?:parameters|buffers)__ = (\[.*\])$", body[1] if body else "", re.MULTILINE
-            )
-            self._declared[qualified] = frozenset(n for text in lists for n in ast.literal_eval(text))
-        return self._declared[qualified]
+        module, _, name = qualified.rpartition(".")
+        if module not in self._declared:
+            self._declared[module] = self._read_declared(module)
+        return self._declared[module].get(name, frozenset())
+
+    def _read_declared(self, module: str) -> dict[str, frozenset[str]]:
+        """The parameters and buffers of each class in a file of code."""
+        file = f"{self._top}/code/{module.replace('.', '/')}.py"
+        code = read_member(self._archive, file, self._code_left)
+        self._code_left -= len(code)
+        declared = {}
+        for name, body in re.findall(r"^class (\w+)\(.*\n((?:[ \t].*\n|\n)*)", code.decode(), re.MULTILINE):
+            names: set[str] = set()
+            for listed in re.findall(r"^  __(?:parameters|buffers)__ = (.*)$", body, re.MULTILINE):
+                if not re.fullmatch(r'\[(?:"[^"\\]*",? ?)*\]', listed):
+                    raise SyntaxError(f"class {name} lists its tensors as {listed[:40]}")
+                names |= set(re.findall(r'"([^"]*)"', listed))
+            declared[name] = frozenset(names)
+        return declared
+
+
+def _check_memo(data: bytes) -> None:
+    """Raise for a pickle that numbers what it remembers with gaps: the reader makes room for all between."""
+    for count, (code, argument, _) in enumerate(pickletools.genops(data)):
+        if code.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument is not None and argument > count:
+            raise _NoWeights(f"its pickle remembers its object {count} as number {argument:,}")
 
 
 class _TensorsOnly(pickle.Unpickler):

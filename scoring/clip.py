@@ -8,11 +8,13 @@ Image Pre-Training", ICCV 2023.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -22,7 +24,7 @@ from PIL import Image
 from pipeline.config import option
 from pipeline.pretrained import load_pretrained, load_tokenizer
 from pipeline.scorer import Feature, Frame, Home
-from pipeline.weights import openai_clip_state, refused
+from pipeline.weights import absent, openai_clip_state, refused
 
 DEFAULT = "clip-vit-large-patch14"
 #: The same weights as OpenAI published them.
@@ -79,8 +81,17 @@ def image_files(clip: str, models: Path) -> dict[str, Path]:
     if path.suffix == ".pt":
         return {path.stem: path}
     files = {"config": path / "config.json", **_model_files(path)}
-    preprocessor = path / "preprocessor_config.json"
-    return {**files, "preprocessor": preprocessor} if preprocessor.exists() else files
+    return files | {file.stem: file for file in _preprocessor_files(path)[:1]}
+
+
+def _preprocessor_files(path: Path) -> list[Path]:
+    """Where a folder says how pictures are prepared: in the older file, else in the newer one."""
+    names = ("preprocessor_config.json", "processor_config.json")
+    return [path / name for name in names if (path / name).exists()]
+
+
+#: Of a tokenizer beside tokenizer.json; any of them may change the tokens.
+TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
 def text_files(clip: str, models: Path) -> dict[str, Path]:
@@ -88,11 +99,10 @@ def text_files(clip: str, models: Path) -> dict[str, Path]:
     path = place(clip, models)
     if path.suffix == ".pt":
         return {path.stem: path, OPENAI_VOCABULARY: path.parent / OPENAI_VOCABULARY}
+    more = {name: path / name for name in TOKENIZER_FILES if (path / name).exists()}
     return {
-        "config": path / "config.json",
-        "tokenizer": path / "tokenizer.json",
-        **_model_files(path),
-    }
+        "config": path / "config.json", "tokenizer": path / "tokenizer.json", **more, **_model_files(path)
+    }  # fmt: skip
 
 
 def _model_files(folder: Path) -> dict[str, Path]:
@@ -100,17 +110,24 @@ def _model_files(folder: Path) -> dict[str, Path]:
     index = folder / "model.safetensors.index.json"
     if not index.exists():
         return {"model": folder / "model.safetensors"}
-    parts = sorted(set(read_json(index)["weight_map"].values()))
-    return {f"model{number}": folder / part for number, part in enumerate(parts)}
+    with _reading(index):
+        parts = sorted(set(read_json(index)["weight_map"].values()))
+        return {f"model{number}": folder / part for number, part in enumerate(parts)}
 
 
 def missing_files(files: Mapping[str, Path], clip: str) -> list[str]:
     """What of some files is not there, and the command that brings it."""
     lacking = [path for path in files.values() if not path.is_file()]
-    if not lacking:
-        return []
-    name = clip if clip in OPENAI else "NAME"
-    return [f"no {lacking[0]}: python -m tools.download_models {name}, or --clip another"]
+    return [f"{absent(lacking[0], clip)}; or --clip another"] if lacking else []
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what a file of unexpected contents leads to into a CallError that names it."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        raise refused(path, f"not what a CLIP model has there: {type(error).__name__}: {error}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -158,9 +175,22 @@ def architecture(clip: str, models: Path) -> Architecture:
     Raises:
         CallError: a model of another family.
     """
-    path = place(clip, models)
+    return _architecture_of_version(place(clip, models))
+
+
+def _architecture_of_version(path: Path) -> Architecture:
+    file = path if path.suffix == ".pt" else path / "config.json"
+    if not file.is_file():
+        raise refused(file, "is not there")
+    status = file.stat()
+    return _architecture_of(path, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _architecture_of(path: Path, size: int, mtime_ns: int) -> Architecture:
+    """What the model at a path is, looked up once per version of it."""
     if path.suffix == ".pt":
-        config = openai_config(_openai_state(path))
+        config = openai_config(_openai_state(path), path)
         return _architecture("clip", config["vision_config"], config["projection_dim"])
 
     config = read_json(path / "config.json")
@@ -168,9 +198,10 @@ def architecture(clip: str, models: Path) -> Architecture:
     if kind not in ("clip", "siglip"):
         raise refused(path / "config.json", f"a model of type {kind!r}; CLIP and SigLIP are known")
     defaults = {"image_size": 224, "patch_size": 32 if kind == "clip" else 16, "hidden_size": 768}
-    vision = defaults | config.get("vision_config", {})
-    joint = config.get("projection_dim", JOINT_DIMENSIONS) if kind == "clip" else vision["hidden_size"]
-    return _architecture(kind, vision, joint)
+    with _reading(path / "config.json"):
+        vision = defaults | config.get("vision_config", {})
+        joint = config.get("projection_dim", JOINT_DIMENSIONS) if kind == "clip" else vision["hidden_size"]
+        return _architecture(kind, vision, joint)
 
 
 def _architecture(kind: str, vision: Mapping[str, int], dimensions: int) -> Architecture:
@@ -243,14 +274,28 @@ class Preparation:
         return np.ascontiguousarray(small[top : top + self.size, left : left + self.size])
 
 
-def _normalisation(path: Path) -> tuple[Sequence[float], Sequence[float]]:
-    found = _preprocessor(path)
-    return found.get("image_mean", OPENAI_MEAN), found.get("image_std", OPENAI_STD)
-
-
 def _preprocessor(path: Path) -> dict[str, Any]:
-    file = path / "preprocessor_config.json"
-    return read_json(file) if path.suffix != ".pt" and file.exists() else {}
+    """How a model wants its pictures, in a folder that says so."""
+    files = _preprocessor_files(path) if path.suffix != ".pt" else []
+    if not files:
+        return {}
+    with _reading(files[0]):
+        found = read_json(files[0])
+        return found if files[0].stem == "preprocessor_config" else dict(found["image_processor"])
+
+
+def _normalisation(path: Path, kind: str) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of the three colours."""
+    usual = {"clip": (OPENAI_MEAN, OPENAI_STD), "siglip": ((0.5,) * 3, (0.5,) * 3)}[kind]
+    found = _preprocessor(path)
+    with _reading(path):
+        mean, std = (
+            [float(value) for value in found.get(name, default)]
+            for name, default in zip(("image_mean", "image_std"), usual, strict=True)
+        )
+        if len(mean) != 3 or len(std) != 3 or 0 in std:
+            raise ValueError(f"mean {mean} and deviation {std} of three colours")
+        return mean, std
 
 
 @dataclass(frozen=True)
@@ -270,11 +315,12 @@ class ClipImages(Feature):
 
     def preparation(self, models: Path) -> Callable[[Frame], np.ndarray]:
         built = architecture(self.clip, models)
-        found = _preprocessor(place(self.clip, models))
-        resample = int(found.get("resample", BICUBIC))
-        return Preparation(
-            built.image_size, bool(found.get("do_center_crop", built.kind == "clip")), resample
-        )
+        path = place(self.clip, models)
+        found = _preprocessor(path)
+        with _reading(path):
+            resample = int(found.get("resample", BICUBIC))
+            crop = bool(found.get("do_center_crop", built.kind == "clip"))
+            return Preparation(built.image_size, crop, Image.Resampling(resample).value)
 
     def load(self, home: Home) -> Any:
         return _Images(self, home)
@@ -297,7 +343,7 @@ class _Images:
         self._device = home.device
         model = _half(path, kinds[self._kind], "vision").to(home.device, self._dtype).eval()
         self._model = torch.compile(model) if home.compile else model
-        mean, std = _normalisation(path)
+        mean, std = _normalisation(path, self._kind)
         shape = (1, 3, 1, 1)
         self._mean = torch.tensor(mean, device=home.device).reshape(shape)
         self._std = torch.tensor(std, device=home.device).reshape(shape)
@@ -311,7 +357,8 @@ class _Images:
     def _encode(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
         import torch
 
-        with torch.inference_mode():
+        # The 10 bits of TF32 would make a score depend on the device.
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             batch = torch.from_numpy(np.stack(pictures)).to(self._device, non_blocking=True)
             batch = batch.permute(0, 3, 1, 2).float() / 255  # [N, 3, S, S]
             batch = ((batch - self._mean) / self._std).to(self._dtype)
@@ -369,7 +416,10 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 class _Tokenizer:
-    """From a text to all its tokens, the first and the last ones included."""
+    """From a text to all its tokens, the first and the last ones included.
+
+    As transformers makes them; OpenAI's own code first mends broken Unicode (ftfy) and HTML entities.
+    """
 
     def __init__(self, tokenizer: Any, filler: int) -> None:
         self._tokenizer = tokenizer
@@ -411,7 +461,7 @@ def _half(path: Path, kind: Any, name: str) -> Any:
 
     if path.suffix == ".pt":
         state = _openai_state(path)
-        config = openai_config(state)
+        config = openai_config(state, path)
         model = kind(kind.config_class(**config[f"{name}_config"], projection_dim=config["projection_dim"]))
         own = {to: tensor for to, tensor in from_openai(state) if to in model.state_dict()}
         try:
@@ -419,9 +469,9 @@ def _half(path: Path, kind: Any, name: str) -> Any:
         except RuntimeError as error:
             raise refused(path, str(error)) from error
         return model
-    config = kind.config_class.from_pretrained(path, local_files_only=True)
-    config.projection_dim = read_json(path / "config.json").get("projection_dim", JOINT_DIMENSIONS)
-    return load_pretrained(kind, path, config=config, dtype=torch.float32)
+    built = _architecture_of_version(path)
+    told = {"projection_dim": built.dimensions} if built.kind == "clip" else {}
+    return load_pretrained(kind, path, told, dtype=torch.float32)
 
 
 def _openai_state(path: Path) -> dict[str, Any]:
@@ -432,8 +482,17 @@ def _openai_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def openai_config(state: Mapping[str, Any]) -> dict[str, Any]:
-    """transformers' config of OpenAI's weights, as their shapes tell it."""
+def openai_config(state: Mapping[str, Any], path: Path = Path()) -> dict[str, Any]:
+    """transformers' config of OpenAI's weights, as their shapes tell it.
+
+    Raises:
+        CallError: they are not CLIP's; names the file that they are from.
+    """
+    with _reading(path):
+        return _config_of_shapes(state)
+
+
+def _config_of_shapes(state: Mapping[str, Any]) -> dict[str, Any]:
     width, _, patch, _ = state["visual.conv1.weight"].shape
     grid = round((state["visual.positional_embedding"].shape[0] - 1) ** 0.5)
     words, text_width = state["token_embedding.weight"].shape

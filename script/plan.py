@@ -150,6 +150,7 @@ def _nested(given: Mapping[str, Any], paths: Paths) -> tuple[list[Stage], list[s
         if name in _FROM_NEIGHBOURS:
             keys = {**_FROM_NEIGHBOURS[name](given), **keys}
         if name == "nsfw_scoring":
+            _nsfw_limit(given)  # which is its filter's, and may be wrong all the same
             keys.pop("threshold", None)
         stages.append(step.make(name, keys, paths, f"{step.section}.{name}"))
     return stages, skipped
@@ -171,9 +172,14 @@ def _words_matched(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _nsfw_limit(given: Mapping[str, Any]) -> dict[str, Any]:
     """The ancestors' scorer has the limit, and their filter goes by it."""
-    section = _section(given, "pipeline_steps.scoring_filtering.nsfw_scoring")
-    limit = section.get("threshold")
+    where = "pipeline_steps.scoring_filtering.nsfw_scoring"
+    limit = config.build(_Limit, {"threshold": _section(given, where).get("threshold")}, where).threshold
     return {"nsfwmax": limit} if limit not in (None, NSFW_LIMIT) else {}
+
+
+@dataclass(frozen=True)
+class _Limit:
+    threshold: float | None = option(None, "probability 0-1", ge=0, le=1)
 
 
 #: What a stage of the nested form takes from the section of another.

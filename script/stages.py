@@ -72,6 +72,7 @@ class Stage:
     bs: int | None = None
 
 
+FAIR_MATCH = 20.0  # 100 x cosine
 Maker = Callable[[str, dict[str, Any], Paths, str], Stage]
 
 
@@ -152,23 +153,24 @@ def _option(name: str, given: dict[str, Any], paths: Paths, where: str) -> Stage
 def _option_filtering(name: str, given: dict[str, Any], paths: Paths, where: str) -> Stage:
     """Keep what one of the words fits well enough."""
     check_keys(given, ("option", "matchmin", "missing", "strict"), where)
-    words = _words(given)
+    words = build(OptionMatching, {"option": _words(given)}, where).option
     least = build(Verbs, {"matchmin": given.get("matchmin")}, where).matchmin
-    if not words or least is None:
-        raise ConfigError(f"{where}: give it `option` and `matchmin`")
+    if not words:
+        raise ConfigError(f"{where}.option: missing; the words that were matched")
+    least = FAIR_MATCH if least is None else least
     kept = " or ".join(f"{column_of(word)} >= {meta.number_text(least)}" for word in words)
     rest: dict[str, Any] = {key: given[key] for key in ("missing", "strict") if key in given}
     return _datautil(name, rest | {"filter": kept}, paths, where)
 
 
 def _words(given: Mapping[str, Any]) -> list[Any]:
-    words = given.get("option") or []
-    return [words] if isinstance(words, str) else list(words)
+    words = given.get("option")
+    return words if isinstance(words, list) else [] if words is None else [words]
 
 
 def _nsfw_filtering(name: str, given: dict[str, Any], paths: Paths, where: str) -> Stage:
     """Keep what is safe: by the usual limit or another."""
-    check_keys(given, ("nsfwmax", "missing", "strict"), where)
+    check_keys(given, ("nsfwmax", "safety_check", "missing", "strict"), where)
     if given.get("nsfwmax") is None:
         given = given | {"safety_check": True}
     return _datautil(name, given, paths, where)

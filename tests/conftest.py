@@ -6,10 +6,11 @@ import csv
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests import footage
 
@@ -26,6 +27,26 @@ def _there(path: Path) -> Path:
     if os.environ.get("FAIL_WITHOUT_MEDIA"):
         pytest.fail(f"{path} is not there")
     pytest.skip(f"{path} is not there (FAIL_WITHOUT_MEDIA=1 makes this a failure)")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def weights_table(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The table of weights without what is published of LPIPS' backbones: random ones have their names."""
+    models = yaml.safe_load((REPO / "tools" / "weights.yaml").read_text("utf-8"))
+    for model in models:
+        if model["name"].startswith("lpips-"):
+            model["files"] = [{**file, "bytes": None, "sha256": None} for file in model["files"]]
+    path = tmp_path_factory.mktemp("table") / "weights.yaml"
+    path.write_text(yaml.safe_dump(models), "utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLIPSHEET_WEIGHTS", str(path))
+        yield
+
+
+@pytest.fixture
+def published_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table as it is published, for this process and those that it starts."""
+    monkeypatch.delenv("CLIPSHEET_WEIGHTS")
 
 
 @pytest.fixture(scope="session")

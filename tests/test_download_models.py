@@ -359,6 +359,6 @@ def test_a_disk_that_fills_up_while_it_is_written(place, monkeypatch):
     assert not place.target.exists()
 
 
-def test_the_folders_readme_is_the_table(tool):
+def test_the_folders_readme_is_the_table(tool, published_table):
     said = tool("tools.download_models", "--readme").stdout
     assert (REPO / "pretrained_models" / "README.md").read_text() == said

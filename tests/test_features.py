@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -20,6 +21,7 @@ from pipeline.launch import launch
 from pipeline.run import RunOptions, run_scorers
 from pipeline.scorer import MODELS, Scorer
 from pipeline.store import MERGE_FILES, Store
+from tests import footage
 from tests.conftest import REPO, listing, read_table, write_table
 from tests.probe import Fit, Glow, Shades, run_glow
 
@@ -235,7 +237,7 @@ def test_a_damaged_vector_is_named_and_not_used(tmp_path: Path) -> None:
     writer.close()
     [path] = folder.folder.glob("*.vectors")
     data = bytearray(path.read_bytes())
-    data[30] ^= 1
+    data[3] ^= 1
     path.write_bytes(data)
     there = folder.load()
     with pytest.raises(StorageError, match=r"\.vectors: damaged"):
@@ -260,3 +262,29 @@ def test_what_a_feature_depends_on_stands_beside_its_vectors(table: Table) -> No
     [said] = (table.folder / ".clipsheet" / "features").glob("shades-*/feature.txt")
     assert repr(table.shades) in said.read_text()
     assert Store(table.folder, models=MODELS).vectors(table.shades).folder == said.parent
+
+
+def test_a_frame_that_is_lost_fails_only_who_asked_for_it(tmp_path: Path) -> None:
+    source = footage.numbered(tmp_path / "whole.mp4", 50, codec=("-c:v", "mjpeg", "-pix_fmt", "yuvj420p"))
+    data = bytearray(source.read_bytes())
+    with av.open(str(source)) as container:
+        packets = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
+    position, size = packets[round(0.1 * 50)]
+    data[position : position + size] = bytes(size)
+    (tmp_path / "holed.mp4").write_bytes(data)
+    table = Table(tmp_path, [{"path": str(tmp_path / "holed.mp4"), "text": "x"}])
+    [alone] = table.score(Glow(table.shades, num_frames=1))
+    [together] = table.score(Glow(table.shades, num_frames=1), Fit(table.shades, num_frames=3))
+    assert alone["glow"] == together["glow"] != ""
+    assert together["error"] == "fit: decode_error"
+
+
+def test_cells_that_hold_a_value_are_left_alone_and_the_empty_ones_filled(
+    clips: Path, tmp_path: Path
+) -> None:
+    rows = [{**row, "glow": "7" if i == 0 else ""} for i, row in enumerate(listing(clips, "[ab].*"))]
+    table = Table(tmp_path, rows)
+    scored = table.score(Glow(table.shades), skip_if_existing=True)
+    assert scored[0]["glow"] == "7"
+    assert float(scored[1]["glow"]) == truth(scored[1]["path"])
+    assert table.encoded() == 3

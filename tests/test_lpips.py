@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -19,7 +20,7 @@ from PIL import Image
 
 from pipeline.media import Media
 from pipeline.run import RunOptions, prepare_together, run_scorers
-from pipeline.scorer import Home, provenance
+from pipeline.scorer import Home, file_sha256, provenance
 from scoring.lpips.scorer import BACKBONES, MAX_PAIRS, Lpips
 from tests import footage
 from tests.conftest import listing, read_table, write_table
@@ -287,8 +288,7 @@ def malicious(path: Path) -> None:
 
 
 def plain_pickle(path: Path) -> None:
-    # Protocol 2 is PyTorch's own; others it warns of before it refuses them.
-    path.write_bytes(pickle.dumps({"features.0.weight": Malicious(path.with_name("owned"))}, protocol=2))
+    path.write_bytes(pickle.dumps({"features.0.weight": Malicious(path.with_name("owned"))}))
 
 
 @pytest.mark.parametrize(
@@ -315,6 +315,20 @@ def test_missing_weights_are_named_with_their_command(net, clips, tool, tmp_path
     [line] = done.stderr.strip().splitlines()
     assert str(tmp_path / BACKBONES[net]) in line
     assert f"python -m tools.download_models lpips-{net}" in line
+
+
+def test_weights_that_are_not_the_published_ones_are_refused(weights, clips, tool, tmp_path, published_table):
+    table = write_table(tmp_path / "m.csv", listing(clips, "a.mp4"))
+    done = tool(
+        "scoring.lpips.inference", table, "--net", "alex", "--pretrained_models", weights, code=2,
+    )  # fmt: skip
+    path = weights / BACKBONES["alex"]
+    assert re.fullmatch(
+        rf"error: lpips: {path} is not the published file \(sha256 {file_sha256(path)[:12]}\.\.\., "
+        r"published 7be5be791159\.\.\.\): python -m tools\.download_models lpips-alex\n",
+        done.stderr,
+    )
+    assert [file.name for file in tmp_path.iterdir()] == ["m.csv"]
 
 
 def test_a_missing_package_is_named_with_its_command(weights, monkeypatch):

@@ -78,7 +78,7 @@ def test_several_scorers_in_one_pass_write_what_each_writes_alone(tmp_path, clip
 
 def test_two_scorers_with_one_column_are_refused(tmp_path):
     table = write_table(tmp_path / "m.csv", texts("a"))
-    with pytest.raises(ValueError, match="words"):
+    with pytest.raises(CallError, match="words"):
         run_scorers([str(table)], (Words(), Words(seconds=1.0)), FEW)
 
 

@@ -539,3 +539,36 @@ def test_models_score_filter_and_match_in_one_pass(videos, tmp_path, models):
     assert "_match-dog-red_car_" in made[0]
     [folder] = (tmp_path / "meta" / ".clipsheet" / "features").glob("clip-*")
     assert list(folder.glob("*.vectors"))
+
+
+def scoring_plan(videos, root, **given):
+    loaded = config.load(QUICKSTART, settings(videos, root))
+    loaded["pipeline_steps"]["scoring_filtering"] |= given
+    return plan(loaded)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"option_matching": {"option": 5}}, "option_matching.option"),
+        (
+            {"option_matching": {"option": "dog"}, "option_filtering": {"option": True}},
+            "option_filtering.option",
+        ),
+        ({"nsfw_scoring": {"threshold": "high"}}, "nsfw_scoring.threshold"),
+        ({"nsfw_scoring": {"threshold": 2.0}, "nsfw_filtering": {"run": True}}, "nsfw_scoring.threshold"),
+    ],
+)
+def test_a_wrong_key_of_a_model_is_named_where_it_stands(videos, tmp_path, given, told):
+    with pytest.raises(ConfigError, match=told.replace(".", r"\.")):
+        scoring_plan(videos, tmp_path, **given)
+
+
+def test_filters_of_models_have_the_ancestors_defaults(videos, tmp_path):
+    wanted = scoring_plan(
+        videos, tmp_path, option_matching={"option": "dog"}, option_filtering={"run": True},
+        nsfw_scoring={"threshold": 0.2}, nsfw_filtering={"safety_check": True},
+    )  # fmt: skip
+    stages = {stage.name: stage.parameters for stage in wanted.stages}
+    assert stages["option_filtering"]["filter"] == ("match_dog >= 20",)
+    assert stages["nsfw_filtering"]["safety_check"] is True

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import collections
+import copy
 import importlib.util
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
+import tracemalloc
 import warnings
 import zipfile
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from string import ascii_lowercase
 
 import numpy as np
 import pytest
@@ -22,7 +28,8 @@ import torch
 
 from pipeline.errors import CallError
 from pipeline.keras_weights import nsfw_state
-from pipeline.weights import known, load_state, openai_clip_state, refused, table
+from pipeline.scorer import Scorer, missing
+from pipeline.weights import absent, known, load_state, openai_clip_state, refused, table
 from tests.conftest import REPO
 
 HEAD = "sac+logos+ava1-l14-linearMSE.pth"
@@ -55,7 +62,7 @@ def tensors():
 # --- the table ---------------------------------------------------------------------------------
 
 
-def test_the_table_is_well_formed():
+def test_the_table_is_well_formed(published_table):
     files = [file for model in table().values() for file in model.files]
     assert {"clip-vit-large-patch14", "aesthetic", "nsfw", "lpips-vgg", "ViT-L-14.pt"} <= table().keys()
     for file in files:
@@ -101,6 +108,58 @@ def test_a_refusal_says_the_file_the_reason_and_the_way_out(tmp_path):
     assert said.startswith(f"{tmp_path / SAFETY}: broken\\nbadly; its sha256 should be 905520bb")
     assert said.endswith("; python -m tools.download_models nsfw") and "\n" not in said
     assert str(refused(Path("own.pth"), "broken")) == "own.pth: broken; get it again from where it came"
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "said"),
+    [
+        ("ViT-L-14.pt", "x", r", 932,768,134 bytes, sha256 b8cca3fd41\w{54}: .*download_models ViT-L-14\.pt"),
+        ("clip-vit-base-patch16/config.json", "config", ", 4,104 bytes, .*_models clip-vit-base-patch16"),
+        ("clip-vit-base-patch16/model.safetensors", "model", ": .*_models clip-vit-base-patch16"),
+        ("sa_0_4_vit_b_16_linear.pth", "head", ": .*download_models aesthetic-b16"),  # no published sum
+        ("own.pth", "aesthetic", ": .*download_models aesthetic"),
+        ("own.pth", "head", ": put it there"),
+        ("own/model.safetensors", "", ": put it there"),
+    ],
+)
+def test_what_is_absent_is_said_with_what_it_is_and_where_it_comes_from(path, name, said, tmp_path):
+    line = absent(tmp_path / path, name)
+    assert re.fullmatch(rf"no {tmp_path / path}{said}", line)
+
+
+@pytest.mark.parametrize("model", ["ViT-L-14.pt", "ViT-B-32.pt", "ViT-B-16.pt"])
+def test_a_shared_file_is_of_the_model_beside_it(model, tmp_path):
+    (tmp_path / model).touch()
+    vocabulary = tmp_path / "bpe_simple_vocab_16e6.txt.gz"
+    assert known(vocabulary).model == model
+    assert absent(vocabulary).endswith(f"python -m tools.download_models {model}")
+
+
+@dataclass(frozen=True)
+class Needing(Scorer):
+    """Needs a file."""
+
+    name = "needing"
+    file: str = HEAD
+
+    def weights(self, models):
+        return {"head": models / self.file}
+
+
+def test_a_scorer_says_what_is_absent_and_what_is_not_the_published_file(media, tmp_path):
+    path = tmp_path / HEAD
+    assert missing(Needing(), tmp_path) == [absent(path)]
+    assert "3,714,759 bytes, sha256 21dd590f" in absent(path)
+    path.write_bytes(b"")
+    assert missing(Needing(), tmp_path) == [
+        f"{path} is not the published file (sha256 e3b0c44298fc..., published 21dd590f3ccd...): "
+        "python -m tools.download_models aesthetic"
+    ]
+    shutil.copy(media / "weights" / HEAD, path)
+    assert missing(Needing(), tmp_path) == []
+    for unchecked in ("own.pth", "sa_0_4_vit_b_16_linear.pth"):
+        (tmp_path / unchecked).write_bytes(b"x")
+        assert missing(Needing(unchecked), tmp_path) == []
 
 
 @pytest.mark.parametrize("text", ["", "5", "- name: x", "- {name: x, about: [", "missing"])
@@ -306,28 +365,156 @@ def test_a_broken_archive_is_refused(openai, what, tmp_path):
         openai_clip_state(rewritten(openai[0], tmp_path / "x.pt", change))
 
 
+def put(number):
+    """LONG_BINPUT."""
+    return b"r" + number.to_bytes(4, "little")
+
+
+@pytest.mark.parametrize(
+    "evil",
+    [
+        b"\x80\x04\x8e" + (1 << 45).to_bytes(8, "little") + b".",  # BINBYTES8
+        b"\x80\x04\x8e" + (1 << 34).to_bytes(8, "little") + b".",
+        b"\x80\x02}" + put((1 << 31) - 1) + b".",
+        b"\x80\x02}" + put(1 << 28) + b".",
+    ],
+)
+def test_a_pickle_that_asks_for_memory_is_refused(openai, evil, tool, tmp_path):
+    path = rewritten(openai[0], tmp_path / "x.pt", lambda n, d: evil if n.endswith("/data.pkl") else d)
+    said = tool("tools.pth_to_safetensors", path, tmp_path / "x.safetensors", code=2).stderr
+    assert said.startswith(f"error: {path}: ") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("listed", ["[" + "(" * 9999, '["w", os]', "(", '["w"'])
+def test_code_that_lists_no_names_is_refused(listed, tool, tmp_path):
+    path = archive(tmp_path / "x.pt", tensor_of(4, 1, 0), listed=listed)
+    said = tool("tools.pth_to_safetensors", path, tmp_path / "x.safetensors", code=2).stderr
+    assert "class Net lists its tensors as " in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [MemoryError(), SyntaxError("too deep")])
+@pytest.mark.parametrize("read", [load_state, openai_clip_state])
+def test_whatever_a_reader_raises_is_a_refusal(read, error, openai, tensors, monkeypatch, tmp_path):
+    def fails(*_, **__):
+        raise error
+
+    torch.save(tensors, tmp_path / "x.pth")
+    monkeypatch.setattr("torch.load", fails)
+    monkeypatch.setattr("pipeline.weights._TensorsOnly", fails)
+    with pytest.raises(CallError, match="broken or cut off"):
+        read(tmp_path / "x.pth" if read is load_state else openai[0])
+
+
+PACKED = 100 << 20  # bytes that a small file unpacks to
+
+
+@contextmanager
+def little_memory():
+    tracemalloc.start()
+    yield
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < PACKED // 2
+
+
+@pytest.mark.parametrize("member", ["data/0", "data.pkl", "byteorder", "code/__torch__.py"])
+@pytest.mark.parametrize("how", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
+def test_a_small_archive_cannot_unpack_to_much(member, how, tmp_path):
+    numbers = PACKED // 4 if member == "data/0" else 4
+    path = archive(tmp_path / "x.pt", tensor_of(numbers, 1, 0), left_out=member)
+    with zipfile.ZipFile(path, "a", how) as whole, whole.open(f"x/{member}", "w") as file:
+        for _ in range(PACKED >> 20):
+            file.write(bytes(1 << 20))
+    assert path.stat().st_size < 1 << 20
+    with little_memory(), pytest.raises(CallError, match=r"x\.pt: .*(packed|unpacks)"):
+        openai_clip_state(path)
+
+
+def test_a_member_that_lies_about_its_size_is_not_unpacked(tmp_path):
+    path = archive(tmp_path / "x.pt", tensor_of(4, 1, 0), left_out="data.pkl")
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as whole:
+        whole.writestr("x/data.pkl", bytes(PACKED))
+        whole.getinfo("x/data.pkl").file_size = 100
+    with little_memory(), pytest.raises(CallError, match=r"x\.pt: "):
+        openai_clip_state(path)
+
+
+def test_a_storage_is_read_once(tmp_path):
+    numbers = 1 << 20
+    many = b"".join(b"X\x01\0\0\0" + name.encode() + tensor_of(numbers, 1, 0) for name in ascii_lowercase)
+    whole = b"\x80\x02c__torch__\nNet\n)\x81}(" + many + b"ub."
+    path = archive(tmp_path / "x.pt", b"", bytes(4 * numbers), '["a", "z", ]', whole=whole)
+    tracemalloc.start()
+    state = openai_clip_state(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert state.keys() == {"a", "z"} and state["a"].data_ptr() == state["z"].data_ptr()
+    assert peak < 4 * (4 * numbers)
+
+
+def test_members_that_share_their_bytes_are_refused(tmp_path):
+    torch.save({"w": torch.zeros(1 << 14)}, tmp_path / "x.pth")
+    with zipfile.ZipFile(tmp_path / "x.pth", "a") as file:
+        file.filelist += [copy.copy(file.getinfo("x/data/0")) for _ in range(99)]
+        file.writestr("x/end", b"")
+    with pytest.raises(CallError, match=r"x/data/0 is packed, tensors lie as they are"):
+        load_state(tmp_path / "x.pth")
+
+
+def test_a_packed_pickle_of_tensors_is_refused(tmp_path):
+    torch.save({"w": torch.zeros(PACKED // 4)}, tmp_path / "big.pth")
+    with zipfile.ZipFile(tmp_path / "big.pth") as old, zipfile.ZipFile(tmp_path / "x.pth", "w") as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name), zipfile.ZIP_DEFLATED)
+    with pytest.raises(CallError, match=r"x\.pth: big/.* is packed, tensors lie as they are"):
+        load_state(tmp_path / "x.pth")
+
+
+def test_modules_that_hold_each_other_end(tmp_path):
+    twice = b"c__torch__\nNet\n)\x81}b"
+    for _ in range(40):
+        twice = b"c__torch__\nNet\n)\x81}(X\x01\0\0\0a" + twice + b"q\x01X\x01\0\0\0bh\x01ub"
+    path = archive(tmp_path / "x.pt", b"", whole=b"\x80\x02" + twice + b".")
+    with pytest.raises(CallError, match=r"more than 100,000 modules"):
+        openai_clip_state(path)
+
+
+def number_of(value):
+    return b"\x8a\x08" + value.to_bytes(8, "little", signed=True)
+
+
+def tensor_of(size, stride, offset, numbers=None):
+    """The pickle of a tensor [size] in storage 0."""
+    return b"".join(
+        [
+            b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage\n",
+            b"X\x01\x00\x00\x000X\x03\x00\x00\x00cpu", number_of(numbers or size), b"tQ",
+            number_of(offset), number_of(size), b"\x85", number_of(stride), b"\x85", b"\x89)tR",
+        ]
+    )  # fmt: skip
+
+
+def archive(path, tensor, storage=bytes(16), listed='["w", ]', left_out="", whole=b""):
+    """An archive of a module with a tensor `w`."""
+    members = {
+        "constants.pkl": b"\x80\x02).",
+        "byteorder": b"little",
+        "code/__torch__.py": f"class Net(Module):\n  __parameters__ = {listed}\n  w : Tensor\n".encode(),
+        "data/0": storage,
+        "data.pkl": whole or b"\x80\x02c__torch__\nNet\n)\x81}X\x01\x00\x00\x00w" + tensor + b"sb.",
+    }
+    with zipfile.ZipFile(path, "w") as file:
+        for name, data in members.items():
+            if name != left_out:
+                file.writestr(f"x/{name}", data)
+    return path
+
+
 @pytest.mark.parametrize(
     ("size", "stride", "offset"), [(4, 1, 0), (5, 1, 0), (3, 1, 2), (3, 2, 0), (10**12, 0, 0), (2, -1, 1)]
 )
 def test_a_tensor_cannot_reach_beyond_its_storage(size, stride, offset, tmp_path):
-    def number(value):
-        return b"\x8a\x08" + value.to_bytes(8, "little", signed=True)
-
-    path = tmp_path / "x.pt"
-    tensor = b"".join(
-        [
-            b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage\n",
-            b"X\x01\x00\x00\x000X\x03\x00\x00\x00cpu", number(4), b"tQ", number(offset),
-            number(size), b"\x85", number(stride), b"\x85", b"\x89)tR",
-        ]
-    )  # fmt: skip
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("x/constants.pkl", b"\x80\x02).")
-        archive.writestr(
-            "x/code/__torch__.py", 'class Net(Module):\n  __parameters__ = ["w", ]\n  w : Tensor\n'
-        )
-        archive.writestr("x/data/0", b"\0" * 16)
-        archive.writestr("x/data.pkl", b"\x80\x02c__torch__\nNet\n)\x81}X\x01\x00\x00\x00w" + tensor + b"sb.")
+    path = archive(tmp_path / "x.pt", tensor_of(size, stride, offset, 4))
     if size == 4:
         equal(openai_clip_state(path), {"w": torch.zeros(4)})
         return
@@ -448,6 +635,38 @@ def test_a_broken_bundle_is_refused(media, member, tmp_path):
             nsfw_state(path)
 
 
+@pytest.mark.parametrize("member", ["variables.index", "variables.data-00000-of-00001"])
+@pytest.mark.parametrize("how", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
+def test_a_small_zip_cannot_unpack_to_much(member, how, tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", how) as file:
+        for name in ("variables.index", "variables.data-00000-of-00001"):
+            with file.open(f"x/variables/{name}", "w") as packed:
+                for _ in range(PACKED >> 20 if name == member else 0):
+                    packed.write(bytes(1 << 20))
+    said = "unpacks to 104,857,600 bytes" if how == zipfile.ZIP_DEFLATED else "is packed by method 12"
+    with little_memory(), pytest.raises(CallError, match=rf"x\.zip: .*{said}"):
+        nsfw_state(tmp_path / "x.zip")
+
+
+def test_a_number_without_an_end_is_refused(media, tmp_path):
+    def change(name, data):
+        return b"\xff" * 1_000_000 + data[-8:] if name.endswith("variables.index") else data
+
+    path = rewritten(media / "weights" / SAFETY, tmp_path / "x.zip", change)
+    with pytest.raises(CallError, match="a number without an end"):
+        nsfw_state(path)
+
+
+def test_a_huge_array_in_hdf5_is_refused(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    keras3(tmp_path / "x.h5", head())
+    with h5py.File(tmp_path / "x.h5", "r+") as file:
+        del file["layers/dense/vars/0"]
+        file.create_dataset("layers/dense/vars/0", (1 << 12, 1 << 14), "f4")  # fills, and lies nowhere
+    with little_memory(), pytest.raises(CallError, match="has 268,435,456 bytes"):
+        nsfw_state(tmp_path / "x.h5")
+
+
 def test_the_published_aesthetic_head(media):
     state = load_state(media / "weights" / HEAD)
     assert [tuple(state[f"layers.{n}.weight"].shape) for n in (0, 2, 4, 6, 7)] == [
@@ -475,6 +694,15 @@ def test_openais_archive_and_the_safety_head_become_safetensors(tool, openai, tm
     keras2(tmp_path / "head.h5", head())
     tool("tools.pth_to_safetensors", tmp_path / "head.h5", tmp_path / "head.safetensors")
     equal(nsfw_state(tmp_path / "head.safetensors"), expected(head()))
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_a_plain_pickle_is_refused_in_one_line(protocol, tool, tmp_path):
+    path = tmp_path / "x.pth"
+    path.write_bytes(pickle.dumps(Hostile(tmp_path / "ran"), protocol))
+    said = tool("tools.pth_to_safetensors", path, tmp_path / "x.safetensors", code=2).stderr
+    assert said.startswith(f"error: {path}: ") and said.count("\n") == 1
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_hostile_pickle_leaves_nothing(tool, tmp_path):

@@ -103,8 +103,10 @@ def linear_layers(path: Path) -> list[tuple[np.ndarray, np.ndarray]]:
         for n in names
         if n[: -len("weight")] + "bias" in state
     ]
-    outer = [(weight.shape[1], weight.shape[0]) for weight, _ in layers if weight.ndim == 2]
-    chained = all(one[1] == two[0] for one, two in itertools.pairwise(outer))
-    if len(outer) != len(layers) or not layers or not chained or outer[-1][1] != 1:
+    right = [weight.ndim == 2 and bias.shape == weight.shape[:1] for weight, bias in layers]
+    if not layers or not all(right) or 2 * len(layers) != len(state):
         raise refused(path, "not the linear layers of an aesthetic head")
+    chained = all(one[0].shape[0] == two[0].shape[1] for one, two in itertools.pairwise(layers))
+    if not chained or len(layers[-1][1]) != 1:
+        raise refused(path, "linear layers that do not lead to one number")
     return layers

@@ -19,8 +19,8 @@ from scoring.embedding.scorer import Embedding
 ROWS_AT_ONCE = 4096
 
 
-def export(scorer: Embedding, table: Path, options: RunOptions) -> Path:
-    """Write the embeddings of a scored table's files to a Parquet file beside it.
+def export(scorer: Embedding, table: Path, options: RunOptions) -> str:
+    """Write the embeddings of a scored table's files to a Parquet file beside it; says how many.
 
     Raises:
         StorageError: the disk is full, or a kept vector is damaged.
@@ -52,7 +52,7 @@ def export(scorer: Embedding, table: Path, options: RunOptions) -> Path:
                 "mean": means,
             }
             writer.write_table(pa.table(columns, schema))
-    return output
+    return f"vectors of {len(rows)} of {len(frame)} rows in {output}"
 
 
 def main() -> None:
@@ -64,7 +64,7 @@ def main() -> None:
         scorer, options = parser.take(Embedding, given), parser.take(RunOptions, given)
         status = run_scorers(given.meta, [scorer], options)
         if launch.Rank.from_environment().is_main:
-            status.message = f"vectors in {export(scorer, status.output, options)}"
+            status.message = export(scorer, status.output, options)
         return status
 
     run_main(program)

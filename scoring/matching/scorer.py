@@ -8,6 +8,7 @@ frames; 20 and more is fair. `match_truncated` says that the caption was longer 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from pipeline import meta
 from pipeline.config import option
 from pipeline.errors import CallError, MediaError
 from pipeline.scorer import Column, Feature, Featured, Frames, Home, Row, Scorer, frame_positions
@@ -112,7 +114,7 @@ class OptionMatching(Scorer):
 
     @property
     def suffix(self) -> str:
-        return "match-" + "-".join(re.sub(r"[^A-Za-z0-9_.-]", "_", word) for word in self.option)
+        return "-".join(["match", *(column_of(word).removeprefix("match_") for word in self.option)])
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -134,7 +136,7 @@ class OptionMatching(Scorer):
 
     def missing(self, models: Path) -> list[str]:
         if not self.option:
-            return ["no word given: --option WORD"]
+            return ["no word given: --option WORD (--option.option in scoring.inference)"]
         return missing_files(self.weights(models), self.clip)
 
     def prepare(self, row: Row, frames: Frames) -> None:
@@ -149,11 +151,17 @@ class OptionMatching(Scorer):
 
 
 def column_of(word: str) -> str:
-    """`match_red_car` for "red car"."""
-    plain = re.sub(r"\W+", "_", word.strip().casefold()).strip("_")
+    """`match_red_car` for "red car"; what is lost of a word is told by four letters behind it.
+
+    Raises:
+        CallError: there is nothing in it to name a column after.
+    """
+    usual = unicodedata.normalize("NFKC", word).casefold().strip()
+    plain = "".join(c if f"a{c}".isidentifier() else "_" for c in re.sub(r"[\W_]+", "_", usual)).strip("_")
     if not plain:
         raise CallError(f"--option: {word!r} has no letter or digit to name a column after")
-    return f"match_{plain}"
+    lost = not re.fullmatch(r"[\w\s-]+", usual) or plain == "truncated"  # match_truncated is a caption's
+    return f"match_{plain}_{meta.digest(usual, 4)}" if lost else f"match_{plain}"
 
 
 def similarity(vectors: np.ndarray, texts: np.ndarray) -> np.ndarray:

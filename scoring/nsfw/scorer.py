@@ -33,6 +33,7 @@ HEADS = {
     "ViT-L/14": ("nsfw", "clip_autokeras_binary_nsfw.zip"),
     "ViT-B/32": ("nsfw-b32", "clip_autokeras_nsfw_b32.zip"),
 }
+LEAST_DEVIATION = 1e-7  # as Keras has it
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,12 @@ class Nsfw(Scorer):
         return state
 
     def score(self, model: Any, items: Sequence[Featured]) -> list[tuple[float]]:
-        return [(round(float(probabilities(model, item.vectors).max()), 6),) for item in items]
+        return [(round(float(probabilities(model, item.vectors).max()), 4),) for item in items]
 
 
 def probabilities(state: Mapping[str, np.ndarray], vectors: np.ndarray) -> np.ndarray:
     """[P] probabilities of [P, D] embeddings."""
-    values = (unit(vectors) - state["mean"]) / np.sqrt(state["variance"])
+    values = (unit(vectors) - state["mean"]) / np.maximum(np.sqrt(state["variance"]), LEAST_DEVIATION)
     layers = sorted(int(name.split(".")[0]) for name in state if name.endswith(".weight"))
     for layer in layers:
         values = values @ state[f"{layer}.weight"].T + state[f"{layer}.bias"]
