@@ -214,7 +214,9 @@ def missing(scorer: Scorer, models: Path) -> list[str]:
     needing: list[Weighted] = [of for of in (scorer, scorer.feature) if of is not None]
     lacking = [what for of in needing for what in of.missing(models)]
     there = dict.fromkeys(p for of in needing for p in of.weights(models).values() if p.is_file())
-    wrong = [unlike(path, file_sha256(path)) for path in there if known(path) is not None]
+    # Settings and vocabularies may be of another revision; weights are one thing or another.
+    weights = [path for path in there if path.suffix not in (".json", ".txt") and known(path) is not None]
+    wrong = [unlike(path, file_sha256(path)) for path in weights]
     return [*lacking, *filter(None, wrong)]
 
 

@@ -259,7 +259,7 @@ def readme() -> str:
         "    python -m tools.pth_to_safetensors IN OUT.safetensors    a pickle of weights as safetensors",
         "",
         "A machine without a network: fetch the files elsewhere, put them at the paths below, then `--check`.",
-        "A file is used only when its sha256 is the one below; where there is none, no two sources publish one.",
+        "Weights are used only when their sha256 is the one below; where there is none, no two sources publish one.",
         "The weights of RapidOCR (PP-OCR, Apache-2.0) come inside its package.",
     ]
     for model in table().values():
