@@ -474,44 +474,50 @@ def compute(
     rows = np.flatnonzero(np.logical_or.reduce([w.todo for w in work]))
     if not len(rows):
         return
-    columns = {name: meta.text(frame, name) for s in scorers for name in s.reads}
     embeddings = list({id(w.embedding): w.embedding for w in work if w.embedding is not None}.values())
-
-    def tasks() -> Iterator[tuple[int, Task]]:
-        for row in rows.tolist():
-            cells = {name: column.iat[row] for name, column in columns.items()}
-            pictures = tuple((i, e.lacks(row)) for i, e in enumerate(embeddings) if e.owners[row])
-            yield row, Task(cells, tuple(i for i, w in enumerate(work) if w.todo[row]), pictures)
-
+    tasks = _tasks(frame, rows.tolist(), work, embeddings)
     with Watchdog(options.stall) as watchdog, Progress(len(rows), what) as progress:
 
         def heartbeat() -> None:
             watchdog.alive()
             beat()
 
-        passing = _Pass(work, embeddings, options, rank, heartbeat)
         preparations = tuple(e.feature.preparation(options.models) for e in embeddings)
         job = SampleJob(tuple(scorers), preparations, options.root, options.reader)
+        passing = _Pass(work, embeddings, options, rank, heartbeat)
         with contextlib.ExitStack() as stack:
             stack.callback(passing.close)
-            if all(w.embedding is not None for w in work if w.todo.any()) and not any(
-                e.owners.any() for e in embeddings
-            ):  # every vector is there: no file is opened, and there is nothing to be killed for
-                results: Iterator[tuple[int, Any]] = ((row, job(task, _any_time)) for row, task in tasks())
-            else:
+            if _opens_files(work, embeddings):
+                workers = options.num_workers or max(1, (os.cpu_count() or 1) // rank.world)
                 pool = Pool(
-                    job,
-                    min(len(rows), options.num_workers or max(1, (os.cpu_count() or 1) // rank.world)),
-                    seconds=options.timeout,
-                    memory_bytes=int(options.worker_memory * GIB),
-                    heartbeat=heartbeat,
-                )
+                    job, min(len(rows), workers), seconds=options.timeout,
+                    memory_bytes=int(options.worker_memory * GIB), heartbeat=heartbeat,
+                )  # fmt: skip
                 stack.callback(pool.close)
-                results = pool.map(tasks())
+                results = pool.map(tasks)
+            else:  # there is nothing to be killed for
+                results = ((row, job(task, _any_time)) for row, task in tasks)
             for row, result in results:
                 passing.take(row, result)
                 progress.step()
             passing.finish()
+
+
+def _tasks(
+    frame: pd.DataFrame, rows: Sequence[int], work: Sequence[_Work], embeddings: Sequence[_Embedding]
+) -> Iterator[tuple[int, Task]]:
+    """What is to be made of each row."""
+    columns = {name: meta.text(frame, name) for w in work for name in w.scorer.reads}
+    for row in rows:
+        cells = {name: column.iat[row] for name, column in columns.items()}
+        pictures = tuple((i, e.lacks(row)) for i, e in enumerate(embeddings) if e.owners[row])
+        yield row, Task(cells, tuple(i for i, w in enumerate(work) if w.todo[row]), pictures)
+
+
+def _opens_files(work: Sequence[_Work], embeddings: Sequence[_Embedding]) -> bool:
+    """Whether anything is to be done that needs more than the vectors that are there."""
+    looking = any(w.embedding is None and w.todo.any() for w in work)
+    return looking or any(e.owners.any() for e in embeddings)
 
 
 def _any_time(seconds: float) -> None:

@@ -158,8 +158,8 @@ class Scorer(Weighted):
 
     @property
     def positions(self) -> tuple[float, ...]:
-        """Where its feature is taken, from 0 (begin of the clip) to 1 (end)."""
-        return ()
+        """Where its feature is taken, from 0 (begin of the clip) to 1 (end): by its field `num_frames`."""
+        return tuple(frame_positions(getattr(self, "num_frames", 0)))
 
     def times(self, info: MediaInfo) -> Sequence[float] | object:
         """Seconds at which it needs frames; EVERY_FRAME for all; [] for none.
@@ -179,6 +179,8 @@ class Scorer(Weighted):
         Raises:
             MediaError: this sample cannot be scored.
         """
+        if self.feature is not None:  # and nothing else
+            return None
         raise NotImplementedError
 
     def load(self, home: Home) -> Any:

@@ -136,7 +136,6 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         CallError: it is none.
     """
-
     try:
         found = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -205,7 +204,8 @@ def _architecture_of(path: Path, size: int, mtime_ns: int) -> Architecture:
 
 
 def _architecture(kind: str, vision: Mapping[str, int], dimensions: int) -> Architecture:
-    return Architecture(kind, vision["image_size"], vision["patch_size"], vision["hidden_size"], dimensions)
+    sides = (vision["image_size"], vision["patch_size"], vision["hidden_size"], dimensions)
+    return Architecture(kind, *map(int, sides))
 
 
 def model_name(clip: str, models: Path) -> str:

@@ -24,7 +24,6 @@ from pipeline.scorer import (
     Home,
     Row,
     Scorer,
-    frame_positions,
 )
 
 
@@ -156,13 +155,6 @@ class Glow(Scorer):
     @property
     def feature(self) -> Feature:
         return self.start
-
-    @property
-    def positions(self) -> tuple[float, ...]:
-        return tuple(frame_positions(self.num_frames))
-
-    def prepare(self, row: Row, frames: Frames) -> None:
-        return None
 
     def score(self, model: Any, items: Sequence[Featured]) -> list[tuple[float]]:
         return [(round(float(item.vectors[:, 0].mean()), 4),) for item in items]

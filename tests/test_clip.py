@@ -492,6 +492,7 @@ def test_words_that_would_share_a_column_do_not() -> None:
     [
         ("config.json", {"vision_config": None}),
         ("config.json", {"projection_dim": "many"}),
+        ("config.json", {"vision_config": {"image_size": "large"}}),
         ("preprocessor_config.json", {"resample": None}),
         ("preprocessor_config.json", {"resample": 99}),
         ("preprocessor_config.json", {"image_mean": None}),

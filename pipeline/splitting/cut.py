@@ -533,7 +533,7 @@ def cut(tables: Sequence[str], cutting: Cutting, options: RunOptions) -> Status:
             os.makedirs(cutting.save_dir, exist_ok=True)
         with _claiming(cutting.save_dir) as claims:
             plan = _plan(frame, cutting, claims)
-        meaning = f"cut v1 {replace(cutting, min_seconds=None, max_seconds=None)!r}"
+        meaning = f"cut v2 {replace(cutting, min_seconds=None, max_seconds=None)!r}"
         cells = Store(output.parent).verdicts_of("cut", meaning, ("made",))
         results = _cut_all(frame, plan, cutting, options, cells)
         _write(frame, plan, results, cutting, status)

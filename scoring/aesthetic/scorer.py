@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pipeline.config import option
-from pipeline.scorer import Column, Feature, Featured, Frames, Home, Row, Scorer, frame_positions
+from pipeline.scorer import Column, Feature, Featured, Home, Scorer
 from pipeline.weights import load_state, refused
 from scoring.clip import (
     ClipImages,
@@ -57,18 +57,11 @@ class Aesthetic(Scorer):
     def feature(self) -> Feature:
         return ClipImages(self.clip, self.dtype)
 
-    @property
-    def positions(self) -> tuple[float, ...]:
-        return tuple(frame_positions(self.num_frames))
-
     def weights(self, models: Path) -> Mapping[str, Path]:
         return head_file(self.head, HEADS, self.clip, models)
 
     def missing(self, models: Path) -> list[str]:
         return missing_head(self.head, HEADS, self.clip, models) or super().missing(models)
-
-    def prepare(self, row: Row, frames: Frames) -> None:
-        return None
 
     def load(self, home: Home) -> list[tuple[np.ndarray, np.ndarray]]:
         [path] = self.weights(home.models).values()

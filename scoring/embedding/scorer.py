@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pipeline.scorer import Column, Feature, Featured, Frames, Row, Scorer, frame_positions
+from pipeline.scorer import Column, Feature, Featured, Scorer
 from scoring.clip import ClipImages, clip_option, dtype_option, frames_option
 
 
@@ -32,13 +32,6 @@ class Embedding(Scorer):
     @property
     def feature(self) -> Feature:
         return ClipImages(self.clip, self.dtype)
-
-    @property
-    def positions(self) -> tuple[float, ...]:
-        return tuple(frame_positions(self.num_frames))
-
-    def prepare(self, row: Row, frames: Frames) -> None:
-        return None
 
     def score(self, model: Any, items: Sequence[Featured]) -> list[tuple[()]]:
         return [() for _ in items]

@@ -19,7 +19,7 @@ import numpy as np
 from pipeline import meta
 from pipeline.config import option
 from pipeline.errors import CallError, MediaError
-from pipeline.scorer import Column, Feature, Featured, Frames, Home, Row, Scorer, frame_positions
+from pipeline.scorer import Column, Feature, Featured, Frames, Home, Row, Scorer
 from scoring.clip import (
     ClipImages,
     ClipTexts,
@@ -60,10 +60,6 @@ class Matching(Scorer):
     @property
     def feature(self) -> Feature:
         return ClipImages(self.clip, self.dtype)
-
-    @property
-    def positions(self) -> tuple[float, ...]:
-        return tuple(frame_positions(self.num_frames))
 
     def weights(self, models: Path) -> Mapping[str, Path]:
         return text_files(self.clip, models)
@@ -127,10 +123,6 @@ class OptionMatching(Scorer):
     def feature(self) -> Feature:
         return ClipImages(self.clip, self.dtype)
 
-    @property
-    def positions(self) -> tuple[float, ...]:
-        return tuple(frame_positions(self.num_frames))
-
     def weights(self, models: Path) -> Mapping[str, Path]:
         return text_files(self.clip, models)
 
@@ -138,9 +130,6 @@ class OptionMatching(Scorer):
         if not self.option:
             return ["no word given: --option WORD (--option.option in scoring.inference)"]
         return missing_files(self.weights(models), self.clip)
-
-    def prepare(self, row: Row, frames: Frames) -> None:
-        return None
 
     def load(self, home: Home) -> np.ndarray:  # [W, D]
         return ClipTexts(self.clip, self.dtype, home)(self.option)[0]

@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline.config import option
 from pipeline.keras_weights import nsfw_state
-from pipeline.scorer import Column, Feature, Featured, Frames, Home, Row, Scorer, frame_positions
+from pipeline.scorer import Column, Feature, Featured, Home, Scorer
 from scoring.clip import (
     ClipImages,
     check_head,
@@ -55,18 +55,11 @@ class Nsfw(Scorer):
     def feature(self) -> Feature:
         return ClipImages(self.clip, self.dtype)
 
-    @property
-    def positions(self) -> tuple[float, ...]:
-        return tuple(frame_positions(self.num_frames))
-
     def weights(self, models: Path) -> Mapping[str, Path]:
         return head_file(self.head, HEADS, self.clip, models)
 
     def missing(self, models: Path) -> list[str]:
         return missing_head(self.head, HEADS, self.clip, models) or super().missing(models)
-
-    def prepare(self, row: Row, frames: Frames) -> None:
-        return None
 
     def load(self, home: Home) -> dict[str, np.ndarray]:
         [path] = self.weights(home.models).values()
