@@ -13,7 +13,14 @@ import numpy as np
 import pytest
 
 from pipeline import run
-from pipeline.datasets.deduplication import Deduplication, deduplicate
+from pipeline.datasets.deduplication import (
+    BLOCK_ROWS,
+    Deduplication,
+    Spans,
+    Twin,
+    deduplicate,
+    find_twins,
+)
 from pipeline.errors import CallError
 from pipeline.run import RunOptions
 from tests import footage
@@ -194,6 +201,61 @@ def test_clips_of_one_frame_and_pictures_are_compared_too(dedup: Dedup, folder: 
     kept, dropped = dedup([{"path": str(path)} for path in sources])
     assert names(kept) == {"large.png", "other.png"}
     assert names(dropped) == {"small.png", "one_frame.mp4"}
+
+
+def still_camera(seed: int, count: int = 30) -> list[Picture]:
+    """A scene that does not move, but for a ball of its own that crosses it on its own way."""
+    rng = np.random.default_rng(seed)
+    ground, way = scene(1)[0], rng.integers(40, 200, (2, 2))
+    pictures = []
+    for n in range(count):
+        x, y = (way[0] + (way[1] - way[0]) * n / count).astype(int).tolist()
+        pictures.append(cv2.circle(ground.copy(), (x + 30, y), 22, rng.integers(0, 256, 3).tolist(), -1))
+    return pictures
+
+
+def pieces(paths: Iterable[Path], source: str = "long.mp4") -> list[dict[str, Any]]:
+    return [
+        {"path": str(path), "source_path": source, "clip_start": n, "clip_end": n + 1}
+        for n, path in enumerate(paths)
+    ]
+
+
+def test_pieces_of_one_shot_are_no_copies_though_the_camera_stands_still(dedup: Dedup, folder: Path) -> None:
+    clips = [footage.encode(folder / "still" / f"{n}.mp4", still_camera(n)) for n in range(3)]
+    table = pieces(clips)
+    dropped = dedup([{**row, "clip_start": 0} for row in table])[1]
+    assert len(dropped) == 2 and max(float(row["distance"]) for row in dropped) > 4  # overlapping: copies
+    assert len(dedup([{**row, "source_path": str(n)} for n, row in enumerate(table)])[1]) == 2
+    assert len(dedup([{**row, "clip_end": ""} for row in table])[1]) == 2  # not known
+    for order in (table, table[::-1]):
+        assert dedup(order)[1] == []
+    assert len(dedup(table, same_source_threshold=15.0)[1]) == 2
+    assert dedup(table, threshold=1.0, same_source_threshold=15.0)[1] == []
+
+
+def test_pieces_of_one_shot_that_repeat_are_copies(dedup: Dedup, folder: Path) -> None:
+    first, again = (
+        footage.encode(folder / "loop" / f"{n}.mp4", scaled(scene(1), 120 * n, 160 * n)) for n in (2, 1)
+    )
+    _, dropped = dedup(pieces([first, again]))
+    assert names(dropped) == {again.name}
+
+
+def test_a_copy_from_elsewhere_is_found_behind_nearer_pieces_of_the_same_source() -> None:
+    """Twins of 30 and 40 bits: the nearer one is a piece of the same shot, the other one is not."""
+    bits = np.zeros((BLOCK_ROWS + 2, 3 * 64), np.uint8)
+    bits[:BLOCK_ROWS] = np.random.default_rng(0).integers(0, 2, (BLOCK_ROWS, 3 * 64))
+    bits[5], bits[9], bits[-1] = 0, 0, 0
+    bits[5, :30] = 1  # 30 from the last two
+    bits[9, 150:190] = 1  # 40 from them, 70 from the other
+    codes = np.packbits(bits, axis=1).reshape(-1, 3, 8)
+    masks, order = np.full(len(codes), 7), np.arange(len(codes))
+    source, start = order.copy(), np.zeros(len(codes))
+    source[-1] = source[5]
+    start[-1] = 1.0
+    found = find_twins(codes, masks, order, Spans(source, start, start + 1), Deduplication())
+    assert found == {len(codes) - 2: Twin(5, 10.0), len(codes) - 1: Twin(9, 40 / 3)}
 
 
 def test_many_unrelated_clips_all_stay(dedup: Dedup, folder: Path) -> None:

@@ -4,7 +4,9 @@ Three frames of every clip, at 10, 50 and 90 %, are hashed to 64 bits each (imag
 borders, so that a letterboxed copy is still a copy. Two clips are duplicates when their frames differ
 in at most `--threshold` bits on average. A black or flat frame says nothing and is left out; where
 fewer than three frames are left to compare, they must agree better: at most 3/4 of the threshold for
-two, half for one, for that many pairs of unrelated frames agree by chance.
+two, half for one, for that many pairs of unrelated frames agree by chance. Pieces of one source that
+share no time look alike wherever the camera stands still, and are not copies: they are duplicates only
+when hardly a bit differs (`--same_source_threshold`), as in a still picture or a loop.
 
 Of every group of duplicates the best clip stays (`--keep`), whatever the order of the rows; the others
 stand in `<output>_dropped` with `duplicate_of`, `distance` and the reason.
@@ -35,6 +37,7 @@ FRAMES = 3
 HASHED_LONG_SIDE = 512
 FLAT_STD = 4.0  # grey levels; below, a frame is black, white or one colour
 BLOCK_ROWS = 4096
+SEARCHED_ROWS = 256  # at a time: one may be near to all pieces of a long still shot
 #: How well the frames that two clips have in common must agree, by their number.
 STRICTNESS = {1: 0.5, 2: 0.75, 3: 1.0}
 _BITS = np.array([bin(byte).count("1") for byte in range(256)], np.uint8)
@@ -94,6 +97,9 @@ class Deduplication:
     threshold: float = option(
         15.0, "bits of 64 in which duplicates may differ, mean over frames", ge=0, le=64
     )
+    same_source_threshold: float = option(
+        4.0, "the same for clips with one source_path whose times do not overlap", ge=0, le=64
+    )
     keep: str = option(
         "resolution", "the clip that stays: most pixels, longest (then the larger file), or first in the table",
         choices=("resolution", "duration", "first"),
@@ -108,14 +114,49 @@ class Twin:
     distance: float  # bits of 64
 
 
+@dataclass(frozen=True)
+class Spans:
+    """Where clips come from: those of one source that share no time are told apart more strictly.
+
+    Attributes:
+        source: [N] int, number of the source, negative where it is not known.
+        start: [N] seconds, NaN where it is not known.
+        end: [N] seconds.
+    """
+
+    source: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+
+    def apart(self, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """[M] bool, for pairs: pieces of one source without a common moment."""
+        same = (self.source[rows] >= 0) & (self.source[rows] == self.source[others])
+        return same & ((self.end[rows] <= self.start[others]) | (self.end[others] <= self.start[rows]))
+
+
+@dataclass(frozen=True)
+class _Nearness:
+    """How far two clips may be apart, in bits of 64."""
+
+    threshold: float
+    same_source_threshold: float
+    spans: Spans
+
+    def limits(self, frames: np.ndarray, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """[M] bits, for pairs that have [M] frames in common."""
+        strict = np.array([0, *(STRICTNESS[n] for n in (1, 2, 3))])[frames]
+        apart = self.spans.apart(rows, others)
+        return strict * np.where(apart, min(self.same_source_threshold, self.threshold), self.threshold)
+
+
 class _Survivors:
     """Clips that stay, by which of their frames have evidence; finds the nearest one of a clip.
 
     Exact search by Hamming distance with faiss, over the frames that both sides have.
     """
 
-    def __init__(self, threshold: float) -> None:
-        self._threshold = threshold
+    def __init__(self, near: _Nearness) -> None:
+        self._near = near
         self._rows: dict[int, list[np.ndarray]] = {}  # evidence mask -> indices
         self._codes: dict[int, list[np.ndarray]] = {}  # evidence mask -> [n, 3, 8] uint8
         self._indexes: dict[tuple[int, int], Any] = {}
@@ -127,23 +168,34 @@ class _Survivors:
             if held == mask:
                 index.add(_select(codes, common))
 
-    def nearest(self, mask: int, codes: np.ndarray) -> list[Twin | None]:
-        """For clips of one evidence mask the nearest survivor that is near enough."""
-        best: list[Twin | None] = [None] * len(codes)
+    def nearest(self, mask: int, rows: np.ndarray, codes: np.ndarray) -> dict[int, Twin]:
+        """For clips of one evidence mask the nearest survivor, where one is near enough."""
+        best: dict[int, Twin] = {}
         for held in list(self._rows):
             common = held & mask
-            frames = common.bit_count()
-            if not frames:
-                continue
-            distances, places = self._index(held, common).search(_select(codes, common), 1)
-            rows = np.concatenate(self._rows[held])
-            limit = self._threshold * STRICTNESS[frames]
-            for i, (bits, place) in enumerate(zip(distances[:, 0], places[:, 0], strict=True)):
-                twin = Twin(int(rows[place]), int(bits) / frames)
-                known = best[i]
-                if twin.distance <= limit and (known is None or twin.distance < known.distance):
-                    best[i] = twin
+            if common:
+                for start in range(0, len(rows), SEARCHED_ROWS):
+                    block = slice(start, start + SEARCHED_ROWS)
+                    self._search(held, common, rows[block], codes[block], best)
         return best
+
+    def _search(
+        self, held: int, common: int, rows: np.ndarray, codes: np.ndarray, best: dict[int, Twin]
+    ) -> None:
+        frames = common.bit_count()
+        radius = int(self._near.threshold * STRICTNESS[frames] * frames) + 1  # faiss finds what is below
+        ends, bits, places = self._index(held, common).range_search(_select(codes, common), radius)
+        found = np.repeat(rows, np.diff(ends.astype(np.int64)))
+        twins = np.concatenate(self._rows[held])[places]
+        distances = bits.astype(np.float64) / frames
+        near = distances <= self._near.limits(np.full(len(found), frames), found, twins)
+        found, twins, distances = found[near], twins[near], distances[near]
+        order = np.lexsort((twins, distances, found))
+        first = order[np.unique(found[order], return_index=True)[1]]
+        for row, twin, distance in zip(found[first], twins[first], distances[first], strict=True):
+            known = best.get(int(row))
+            if known is None or distance < known.distance:
+                best[int(row)] = Twin(int(twin), float(distance))
 
     def _index(self, held: int, common: int) -> Any:
         if (held, common) not in self._indexes:
@@ -160,7 +212,9 @@ def _select(codes: np.ndarray, common: int) -> np.ndarray:
     return np.ascontiguousarray(codes[:, frames].reshape(len(codes), -1))
 
 
-def find_twins(codes: np.ndarray, masks: np.ndarray, order: np.ndarray, threshold: float) -> dict[int, Twin]:
+def find_twins(
+    codes: np.ndarray, masks: np.ndarray, order: np.ndarray, spans: Spans, how: Deduplication
+) -> dict[int, Twin]:
     """The clips that have a better near-duplicate, each with the survivor nearest to it.
 
     Args:
@@ -168,19 +222,20 @@ def find_twins(codes: np.ndarray, masks: np.ndarray, order: np.ndarray, threshol
         masks: [N] int, bit f set where frame f has evidence.
         order: [N] int, clips from the best to the worst; a clip is only ever dropped for a better one
             that stays, so chains of ever less similar clips do not form.
-        threshold: bits of 64.
+        spans: where the clips come from.
+        how: the thresholds.
     """
-    survivors = _Survivors(threshold)
+    near = _Nearness(how.threshold, how.same_source_threshold, spans)
+    survivors = _Survivors(near)
     twins: dict[int, Twin] = {}
     order = order[masks[order] != 0]
     for start in range(0, len(order), BLOCK_ROWS):
         block = order[start : start + BLOCK_ROWS]
         for mask in np.unique(masks[block]):
             rows = block[masks[block] == mask]
-            found = survivors.nearest(int(mask), codes[rows])
-            twins.update({int(r): t for r, t in zip(rows, found, strict=True) if t is not None})
+            twins.update(survivors.nearest(int(mask), rows, codes[rows]))
         left = [int(r) for r in block if int(r) not in twins]
-        twins.update(_twins_within(codes, masks, np.array(left, int), threshold))
+        twins.update(_twins_within(codes, masks, np.array(left, int), near))
         stay = np.array([r for r in left if r not in twins], int)
         for mask in np.unique(masks[stay]):
             rows = stay[masks[stay] == mask]
@@ -188,13 +243,10 @@ def find_twins(codes: np.ndarray, masks: np.ndarray, order: np.ndarray, threshol
     return twins
 
 
-def _twins_within(
-    codes: np.ndarray, masks: np.ndarray, rows: np.ndarray, threshold: float
-) -> dict[int, Twin]:
+def _twins_within(codes: np.ndarray, masks: np.ndarray, rows: np.ndarray, near: _Nearness) -> dict[int, Twin]:
     """Duplicates among clips of one block, which are in order from the best to the worst."""
     found: dict[int, Twin] = {}
     alive = np.ones(len(rows), bool)
-    strict = np.array([0, *(threshold * STRICTNESS[n] for n in (1, 2, 3))])
     counts = np.array([mask.bit_count() for mask in range(8)])
     nearest = np.full(len(rows), np.inf)
     for place in range(len(rows)):
@@ -209,8 +261,9 @@ def _twins_within(
         frames = counts[common]
         with np.errstate(invalid="ignore", divide="ignore"):
             distance = (bits * shared).sum(axis=1) / frames
-        near = (frames > 0) & (distance <= strict[frames]) & (distance < nearest[later])
-        for at, value in zip(later[near], distance[near], strict=True):
+        limits = near.limits(frames, rows[later], np.full(len(later), rows[place]))
+        twins = (frames > 0) & (distance <= limits) & (distance < nearest[later])
+        for at, value in zip(later[twins], distance[twins], strict=True):
             alive[at] = False
             nearest[at] = value
             found[int(rows[at])] = Twin(int(rows[place]), float(value))
@@ -233,7 +286,7 @@ def deduplicate(tables: Sequence[str], how: Deduplication, options: RunOptions) 
         run.compute(frame, [scorer], options, store, launch.Rank(), "dedup")
         cells = store.cells(scorer)
         found = _Hashed(frame, cells.load(), how)
-        twins = find_twins(found.codes, found.masks, found.order(how.keep), how.threshold)
+        twins = find_twins(found.codes, found.masks, found.order(how.keep), found.spans, how)
         codes = found.failures()
         meta.set_errors(frame, {scorer.name: codes})
         dropped, rows = _dropped(frame, found, twins)
@@ -262,6 +315,7 @@ class _Hashed:
         self._at = verdicts.find(keys)
         self.file_of_row, self.first_row = _files(keys)
         self.paths = meta.text(frame, "path").to_numpy()[self.first_row]
+        self.spans = _spans(frame.iloc[self.first_row])
         texts = self._cells("hashes")
         split = [text.split() for text in texts]
         self.masks = np.array(
@@ -297,6 +351,15 @@ class _Hashed:
     def rows_of_file(self) -> list[np.ndarray]:
         order = np.argsort(self.file_of_row, kind="stable")
         return np.split(order, np.cumsum(np.bincount(self.file_of_row))[:-1])
+
+
+def _spans(frame: pd.DataFrame) -> Spans:
+    if not {"source_path", "clip_start", "clip_end"} <= set(frame.columns):
+        unknown = np.full(len(frame), np.nan)
+        return Spans(np.full(len(frame), -1), unknown, unknown)
+    names = meta.text(frame, "source_path").to_numpy()
+    source = np.where(names == "", -1, pd.factorize(names)[0])
+    return Spans(source, meta.numbers(frame, "clip_start")[0], meta.numbers(frame, "clip_end")[0])
 
 
 def _files(keys: pa.Array) -> tuple[np.ndarray, np.ndarray]:
