@@ -7,12 +7,15 @@ stamps, so that variable frame rates, edit lists and streams that start late are
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import itertools
 import os
+import queue
 import stat
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -41,6 +44,8 @@ OPEN_SECONDS: Final = 20.0
 ATTACHED_PICTURE: Final = 0x400  # AV_DISPOSITION_ATTACHED_PIC
 #: Of a file that is read whole, this share of its frames may be undecodable.
 MAX_BAD_RATIO: Final = 0.2
+SHARED_FRAMES: Final = 64  # at least, in the groups of pictures that one thread decodes at a time
+SHRUNK_AHEAD: Final = 512  # frames made small that wait for their turn
 IMAGE_FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM")
 
 #: Decoders of the video that cameras, archives and web sites really hold.
@@ -170,6 +175,21 @@ class Frame:
                 self._rgb = _resized(np.ascontiguousarray(image), self.height, self.width)
         return _resized(self._rgb, height or self.height, width or self.width)
 
+    def scaled(self, height: int, width: int) -> np.ndarray:
+        """[H, W, 3] uint8 RGB, by FFmpeg's bicubic scaler straight from the picture as it was decoded.
+
+        For pictures much smaller than the frame, and for networks that were trained on such.
+        """
+        if isinstance(self._source, np.ndarray):
+            return np.ascontiguousarray(
+                cv2.resize(self._source, (width, height), interpolation=cv2.INTER_AREA)
+            )
+        if not hasattr(_scaling, "by"):
+            _scaling.by = av.video.reformatter.VideoReformatter()
+        stored = (height, width) if self._rotation % 180 else (width, height)
+        small = _scaling.by.reformat(self._source, *stored, "rgb24", interpolation="BICUBIC")
+        return np.ascontiguousarray(np.rot90(small.to_ndarray(), self._rotation // 90))
+
     def luma(self, height: int | None = None, width: int | None = None) -> np.ndarray:
         """[H, W] uint8, 0 black to 255 white (full range), at the displayed or another size."""
         height, width = height or self.height, width or self.width
@@ -193,6 +213,9 @@ class Frame:
         rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
         return rows[: frame.height, : frame.width]
 
+
+#: Setting a scaler up takes longer than scaling; each thread keeps one.
+_scaling: Final = threading.local()
 
 #: Studio luma, 16 black to 235 white, as 0 to 255 (ITU-R BT.601).
 _TO_FULL_RANGE: Final = np.clip((np.arange(256) - 16) * 255 / 219, 0, 255).round().astype(np.uint8)
@@ -380,6 +403,58 @@ class Media:
         for picture, index in pictures:
             yield Frame(picture, index, self.info)
 
+    def shrunk(self, shrink: Callable[[Frame], np.ndarray], threads: int = 1) -> Iterator[np.ndarray]:
+        """What `shrink` makes of every frame that decodes, in order of time.
+
+        Args:
+            shrink: makes a frame small; called in several threads.
+            threads: each decodes groups of pictures of its own. How many there are changes no result.
+        """
+        shares = self._shares(threads)
+        if len(shares) < 2:
+            yield from map(shrink, self.frames())
+            return
+        queues = [queue.Queue[Any](SHRUNK_AHEAD) for _ in shares]
+        stopped = threading.Event()
+
+        def decode(share: list[range], into: queue.Queue[Any]) -> None:
+            end: Exception | None = None
+            try:
+                for frame in self.frames(itertools.chain.from_iterable(share)):
+                    if stopped.is_set():
+                        return
+                    into.put((frame.index, shrink(frame)))
+            except Exception as error:  # raised anew where the frames are awaited
+                end = error
+            into.put((len(self.info.frame_seconds), end))
+
+        work = zip(shares, queues, strict=True)
+        running = [threading.Thread(target=decode, args=pair, daemon=True) for pair in work]
+        for thread in running:
+            thread.start()
+        try:
+            yield from _in_turn(shares, queues)
+        finally:
+            stopped.set()
+            for thread, waiting in zip(running, queues, strict=True):
+                while thread.is_alive():  # it may wait for room
+                    with contextlib.suppress(queue.Empty):
+                        waiting.get(timeout=0.05)
+
+    def _shares(self, threads: int) -> list[list[range]]:
+        """Frames for each of several threads to decode: whole groups of pictures in turn."""
+        packets, count = self._packets, len(self.info.frame_seconds)
+        if packets is None or threads < 2 or self._reader == "decord":
+            return [[range(count)]]
+        begins = np.flatnonzero(np.diff(packets.group, prepend=-1))
+        edges = [0]
+        for begin in [*begins.tolist(), count]:
+            if begin - edges[-1] >= SHARED_FRAMES:
+                edges.append(begin)
+        edges[-1:] = [count] if len(edges) > 1 else [0, count]
+        parts = [range(a, b) for a, b in itertools.pairwise(edges)]
+        return [parts[k::threads] for k in range(min(threads, len(parts)))]
+
     def _decode_by_decord(self, wanted: np.ndarray | None) -> Iterator[tuple[np.ndarray, int]]:
         """[H, W, 3] uint8 RGB pictures, turned as displayed, with their index as decord counts."""
         from decord import DECORDError, VideoReader, cpu
@@ -423,6 +498,22 @@ class Media:
                             return
             if feeding:
                 yield from pick(_decoded(context, None))
+
+
+def _in_turn(shares: list[list[range]], queues: list[queue.Queue[Any]]) -> Iterator[np.ndarray]:
+    """What several threads made, in order of time; the first error of one ends it."""
+    held: list[Any] = [None] * len(shares)
+    turns = sorted((part.start, part.stop, turn) for turn, share in enumerate(shares) for part in share)
+    for _, stop, turn in turns:
+        while True:
+            index, made = held[turn] if held[turn] is not None else queues[turn].get()
+            held[turn] = (index, made)
+            if isinstance(made, Exception):
+                raise made
+            if made is None or index >= stop:
+                break
+            held[turn] = None
+            yield made
 
 
 class _Packets:

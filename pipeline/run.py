@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -70,6 +70,7 @@ REALTIME_FACTOR = 4.0  # a file may take so many times its own length
 EARLY_ROWS = 200
 POLL_SECONDS = 0.5
 GIB = 1 << 30
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,7 @@ class SampleJob:
 
     scorers: tuple[Scorer, ...]
     preparations: tuple[Callable[[Frame], np.ndarray], ...] = ()
+    threads: int = 1  # to decode with, where a scorer lets them
     root: str = ""
     reader: str = READERS[0]
 
@@ -133,7 +135,7 @@ class SampleJob:
         if looking:
             media = Media(task.row["path"], root=self.root or None, reader=self.reader)
             allow(REALTIME_FACTOR * media.info.duration)
-            items = prepare_together(media, [(scorer, task.row) for scorer in looking])
+            items = prepare_together(media, [(scorer, task.row) for scorer in looking], self.threads)
             media.check_unchanged()
             seen = dict(zip(looking, items, strict=True))
         pictures = looking[len(looking) - len(task.pictures) :]
@@ -170,16 +172,41 @@ class Pictures(Scorer):
 
 
 class OrderedFrames:
-    """The frames that one scorer asked for, counted: what is missing fails the sample."""
+    """The frames that one scorer asked for, counted: what is missing fails the sample.
 
-    def __init__(self, info: MediaInfo, frames: Iterable[Frame], wanted: set[int] | None) -> None:
+    Args:
+        info: of the file.
+        frames: what was asked for.
+        wanted: indices of the frames that were asked for, None for all.
+        media: where they can be decoded in several threads, if nobody else wants them.
+        threads: how many.
+    """
+
+    def __init__(
+        self,
+        info: MediaInfo,
+        frames: Iterable[Frame],
+        wanted: set[int] | None,
+        media: Media | None = None,
+        threads: int = 1,
+    ) -> None:
         self.info = info
         self._frames = frames
         self._wanted = wanted
+        self._media = media
+        self._threads = threads
 
     def __iter__(self) -> Iterator[Frame]:
+        return self._counted(self._frames)
+
+    def shrunk(self, shrink: Callable[[Frame], np.ndarray]) -> Iterator[np.ndarray]:
+        if self._media is None or self._wanted is not None:
+            return map(shrink, self)
+        return self._counted(self._media.shrunk(shrink, self._threads))
+
+    def _counted(self, frames: Iterable[_T]) -> Iterator[_T]:
         count = 0
-        for frame in self._frames:
+        for frame in frames:
             count += 1
             yield frame
         asked = len(self.info.frame_seconds) if self._wanted is None else len(self._wanted)
@@ -198,18 +225,24 @@ class NoFrames:
     def __iter__(self) -> Iterator[Frame]:
         return iter(())
 
+    def shrunk(self, shrink: Callable[[Frame], np.ndarray]) -> Iterator[np.ndarray]:
+        return iter(())
 
-def prepare_together(media: Media, work: Sequence[tuple[Scorer, Row]]) -> list[Any]:
+
+def prepare_together(media: Media, work: Sequence[tuple[Scorer, Row]], threads: int = 1) -> list[Any]:
     """Decode a sample once and let every scorer go through its frames.
 
     Each scorer gets the frames that it would get alone, whoever else looks at the sample.
+
+    Args:
+        threads: to decode with, for a scorer that is alone and has the frames made small.
 
     Returns:
         For each of `work` what prepare() returned, or a MediaError.
     """
     wanted = [_wanted(scorer, media.info) for scorer, _ in work]
     if len(work) == 1:
-        frames = OrderedFrames(media.info, media.frames(wanted[0]), wanted[0])
+        frames = OrderedFrames(media.info, media.frames(wanted[0]), wanted[0], media, threads)
         return [_prepared(*work[0], frames)]
     queues = [queue.Queue[Any](FRAMES_IN_FLIGHT) for _ in work]
     results: list[Any] = [None] * len(work)
@@ -220,8 +253,8 @@ def prepare_together(media: Media, work: Sequence[tuple[Scorer, Row]]) -> list[A
         results[place] = _prepared(*work[place], frames)
         arriving.drain()
 
-    threads = [threading.Thread(target=consume, args=(place,)) for place in range(len(work))]
-    for thread in threads:
+    consumers = [threading.Thread(target=consume, args=(place,)) for place in range(len(work))]
+    for thread in consumers:
         thread.start()
     end: Any = None
     try:
@@ -235,7 +268,7 @@ def prepare_together(media: Media, work: Sequence[tuple[Scorer, Row]]) -> list[A
     finally:
         for waiting in queues:
             waiting.put(end)
-        for thread in threads:
+        for thread in consumers:
             thread.join()
     return results
 
@@ -483,14 +516,17 @@ def compute(
             beat()
 
         preparations = tuple(e.feature.preparation(options.models) for e in embeddings)
-        job = SampleJob(tuple(scorers), preparations, options.root, options.reader)
+        cores = max(1, (os.cpu_count() or 1) // rank.world)
+        processes = min(len(rows), options.num_workers or cores)
+        job = SampleJob(
+            tuple(scorers), preparations, max(1, cores // processes), options.root, options.reader
+        )
         passing = _Pass(work, embeddings, options, rank, heartbeat)
         with contextlib.ExitStack() as stack:
             stack.callback(passing.close)
             if _opens_files(work, embeddings):
-                workers = options.num_workers or max(1, (os.cpu_count() or 1) // rank.world)
                 pool = Pool(
-                    job, min(len(rows), workers), seconds=options.timeout,
+                    job, processes, seconds=options.timeout,
                     memory_bytes=int(options.worker_memory * GIB), heartbeat=heartbeat,
                 )  # fmt: skip
                 stack.callback(pool.close)
@@ -593,7 +629,7 @@ class _Pass:
             self._score_suspect(work, key, item)
             return
         work.batch.append((key, item))
-        if len(work.batch) >= self._options.bs:
+        if len(work.batch) >= min(self._options.bs, work.scorer.largest_batch or self._options.bs):
             self._flush(work)
 
     # --- features

