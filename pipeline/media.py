@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import os
 import queue
 import stat
@@ -388,10 +387,17 @@ class Media:
             can_seek=can_seek,
         )  # fmt: skip
 
-    def frames(self, wanted: Iterable[int] | None = None) -> Iterator[Frame]:
+    def frames(
+        self, wanted: Iterable[int] | None = None, needed: np.ndarray | None = None
+    ) -> Iterator[Frame]:
         """The frames of the given indices, or all, in order of time.
 
         A frame that does not decode is left out: the caller, who knows what it asked for, counts.
+
+        Args:
+            wanted: indices.
+            needed: [N] bool, by index; the others come only if they must be decoded for some other
+                frame, which spares about half of the work where a codec has such frames.
         """
         if self._image is not None:
             yield Frame(self._image, 0, self.info)
@@ -399,28 +405,35 @@ class Media:
         asked = None if wanted is None else np.unique(np.fromiter(wanted, np.int64))
         if asked is not None and not len(asked):
             return
-        pictures = self._decode_by_decord(asked) if self._reader == "decord" else self._decode(asked)
+        pictures = self._decode_by_decord(asked) if self._reader == "decord" else self._decode(asked, needed)
         for picture, index in pictures:
             yield Frame(picture, index, self.info)
 
-    def shrunk(self, shrink: Callable[[Frame], np.ndarray], threads: int = 1) -> Iterator[np.ndarray]:
-        """What `shrink` makes of every frame that decodes, in order of time.
+    def shrunk(
+        self,
+        shrink: Callable[[Frame], np.ndarray],
+        threads: int = 1,
+        needed: np.ndarray | None = None,
+        wanted: Iterable[int] | None = None,
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """The index of every frame that decodes and what `shrink` makes of it, in order of time.
 
         Args:
             shrink: makes a frame small; called in several threads.
             threads: each decodes groups of pictures of its own. How many there are changes no result.
+            needed, wanted: as of frames().
         """
-        shares = self._shares(threads)
+        shares = self._shares(threads, wanted)
         if len(shares) < 2:
-            yield from map(shrink, self.frames())
+            yield from ((frame.index, shrink(frame)) for frame in self.frames(wanted, needed))
             return
         queues = [queue.Queue[Any](SHRUNK_AHEAD) for _ in shares]
         stopped = threading.Event()
 
-        def decode(share: list[range], into: queue.Queue[Any]) -> None:
+        def decode(share: list[np.ndarray], into: queue.Queue[Any]) -> None:
             end: Exception | None = None
             try:
-                for frame in self.frames(itertools.chain.from_iterable(share)):
+                for frame in self.frames(np.concatenate(share), needed):
                     if stopped.is_set():
                         return
                     into.put((frame.index, shrink(frame)))
@@ -441,18 +454,19 @@ class Media:
                     with contextlib.suppress(queue.Empty):
                         waiting.get(timeout=0.05)
 
-    def _shares(self, threads: int) -> list[list[range]]:
-        """Frames for each of several threads to decode: whole groups of pictures in turn."""
+    def _shares(self, threads: int, wanted: Iterable[int] | None) -> list[list[np.ndarray]]:
+        """Indices for each of several threads to decode: whole groups of pictures in turn."""
         packets, count = self._packets, len(self.info.frame_seconds)
+        asked = np.arange(count) if wanted is None else np.unique(np.fromiter(wanted, np.int64))
         if packets is None or threads < 2 or self._reader == "decord":
-            return [[range(count)]]
+            return [[asked]]
         begins = np.flatnonzero(np.diff(packets.group, prepend=-1))
         edges = [0]
-        for begin in [*begins.tolist(), count]:
+        for begin in begins.tolist():
             if begin - edges[-1] >= SHARED_FRAMES:
                 edges.append(begin)
-        edges[-1:] = [count] if len(edges) > 1 else [0, count]
-        parts = [range(a, b) for a, b in itertools.pairwise(edges)]
+        parts = np.split(asked, np.searchsorted(asked, edges[1:]))
+        parts = [part for part in parts if len(part)]
         return [parts[k::threads] for k in range(min(threads, len(parts)))]
 
     def _decode_by_decord(self, wanted: np.ndarray | None) -> Iterator[tuple[np.ndarray, int]]:
@@ -469,7 +483,9 @@ class Media:
             except (DECORDError, IndexError):
                 continue
 
-    def _decode(self, wanted: np.ndarray | None) -> Iterator[tuple[av.VideoFrame, int]]:
+    def _decode(
+        self, wanted: np.ndarray | None, needed: np.ndarray | None = None
+    ) -> Iterator[tuple[av.VideoFrame, int]]:
         """Pictures with their index among the shown frames, in order of time."""
         packets = self._packets
         assert packets is not None
@@ -490,6 +506,9 @@ class Media:
                         context.flush_buffers()
                     feeding = pick.needs(group)
                 if feeding:
+                    if needed is not None:
+                        index = packets.index(packet.pts)
+                        context.skip_frame = "NONREF" if index >= 0 and not needed[index] else "DEFAULT"
                     yield from pick(_decoded(context, packet))
                     if pick.next_group() > group:  # the rest of this group is not wanted
                         context.flush_buffers()
@@ -500,10 +519,12 @@ class Media:
                 yield from pick(_decoded(context, None))
 
 
-def _in_turn(shares: list[list[range]], queues: list[queue.Queue[Any]]) -> Iterator[np.ndarray]:
+def _in_turn(
+    shares: list[list[np.ndarray]], queues: list[queue.Queue[Any]]
+) -> Iterator[tuple[int, np.ndarray]]:
     """What several threads made, in order of time; the first error of one ends it."""
     held: list[Any] = [None] * len(shares)
-    turns = sorted((part.start, part.stop, turn) for turn, share in enumerate(shares) for part in share)
+    turns = sorted((part[0], part[-1] + 1, turn) for turn, share in enumerate(shares) for part in share)
     for _, stop, turn in turns:
         while True:
             index, made = held[turn] if held[turn] is not None else queues[turn].get()
@@ -513,7 +534,7 @@ def _in_turn(shares: list[list[range]], queues: list[queue.Queue[Any]]) -> Itera
             if made is None or index >= stop:
                 break
             held[turn] = None
-            yield made
+            yield index, made
 
 
 class _Packets:
@@ -564,6 +585,13 @@ class _Packets:
             self.duration = self.count / rate
         if not self.count:
             raise MediaError("decode_error", "no frame is shown")
+
+    def index(self, stamp: int | None) -> int:
+        """Of the shown frame with that time stamp; -1 where there is none."""
+        if self.stamps is None or stamp is None:
+            return -1
+        index = int(np.searchsorted(self.stamps, stamp))
+        return index if index < len(self.stamps) and self.stamps[index] == stamp else -1
 
     def join_groups(self) -> None:
         """Have every frame decoded from the beginning of the file."""
@@ -641,12 +669,10 @@ class _Picker:
                 yield picture, index
 
     def _index(self, picture: av.VideoFrame) -> int:
-        stamps = self._packets.stamps
-        if stamps is None or picture.pts is None:
+        if self._packets.stamps is None or picture.pts is None:
             self._counted += 1
             return self._counted - 1
-        index = int(np.searchsorted(stamps, picture.pts))
-        return index if index < len(stamps) and stamps[index] == picture.pts else -1
+        return self._packets.index(picture.pts)
 
 
 def _container(real_path: str) -> InputContainer:

@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -70,7 +70,6 @@ REALTIME_FACTOR = 4.0  # a file may take so many times its own length
 EARLY_ROWS = 200
 POLL_SECONDS = 0.5
 GIB = 1 << 30
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -197,19 +196,36 @@ class OrderedFrames:
         self._threads = threads
 
     def __iter__(self) -> Iterator[Frame]:
-        return self._counted(self._frames)
-
-    def shrunk(self, shrink: Callable[[Frame], np.ndarray]) -> Iterator[np.ndarray]:
-        if self._media is None or self._wanted is not None:
-            return map(shrink, self)
-        return self._counted(self._media.shrunk(shrink, self._threads))
-
-    def _counted(self, frames: Iterable[_T]) -> Iterator[_T]:
+        asked = len(self.info.frame_seconds) if self._wanted is None else len(self._wanted)
         count = 0
-        for frame in frames:
+        for frame in self._frames:
             count += 1
             yield frame
-        asked = len(self.info.frame_seconds) if self._wanted is None else len(self._wanted)
+        self._judge(asked, count)
+
+    def shrunk(
+        self,
+        shrink: Callable[[Frame], np.ndarray],
+        needed: np.ndarray | None = None,
+        wanted: Iterable[int] | None = None,
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        total = len(self.info.frame_seconds)
+        asked = np.zeros(total, bool)
+        asked[np.arange(total) if wanted is None else np.fromiter(wanted, np.int64)] = True
+        pairs: Iterator[tuple[int, np.ndarray]]
+        if self._media is None:  # others look at the file too: everything is decoded anyway
+            pairs = ((frame.index, shrink(frame)) for frame in self._frames if asked[frame.index])
+        else:
+            pairs = self._media.shrunk(shrink, self._threads, needed, np.flatnonzero(asked))
+        awaited = asked if needed is None else asked & needed
+        count = 0
+        for index, made in pairs:
+            count += awaited[index]
+            yield index, made
+        if wanted is None:
+            self._judge(int(awaited.sum()), count)
+
+    def _judge(self, asked: int, count: int) -> None:
         least = asked if self._wanted is not None else math.ceil(asked * (1 - MAX_BAD_RATIO))
         if count < least:
             raise MediaError("decode_error", f"{asked - count} of {asked} frames do not decode")
@@ -225,7 +241,12 @@ class NoFrames:
     def __iter__(self) -> Iterator[Frame]:
         return iter(())
 
-    def shrunk(self, shrink: Callable[[Frame], np.ndarray]) -> Iterator[np.ndarray]:
+    def shrunk(
+        self,
+        shrink: Callable[[Frame], np.ndarray],
+        needed: np.ndarray | None = None,
+        wanted: Iterable[int] | None = None,
+    ) -> Iterator[tuple[int, np.ndarray]]:
         return iter(())
 
 

@@ -57,8 +57,19 @@ class Frames(Protocol):
 
     def __iter__(self) -> Iterator[Frame]: ...
 
-    def shrunk(self, shrink: Callable[[Frame], np.ndarray]) -> Iterator[np.ndarray]:
-        """What `shrink` makes of each frame, called in several threads where there are cores to spare."""
+    def shrunk(
+        self,
+        shrink: Callable[[Frame], np.ndarray],
+        needed: np.ndarray | None = None,
+        wanted: Iterable[int] | None = None,
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """The index of each frame and what `shrink` makes of it, called in several threads where there
+        are cores to spare; for a scorer that asked for every frame.
+
+        Args:
+            needed: [N] bool, by index; the others may be left out.
+            wanted: indices of those that are of interest at all. This can be asked for again and again.
+        """
         ...
 
 

