@@ -170,7 +170,10 @@ class Frame:
         with self._lock:
             if self._rgb is None:
                 assert isinstance(self._source, av.VideoFrame)
-                image = np.rot90(self._source.to_ndarray(format="rgb24"), self._rotation // 90)
+                image = np.rot90(
+                    _scaler().reformat(self._source, format="rgb24", threads=1).to_ndarray(),
+                    self._rotation // 90,
+                )
                 self._rgb = _resized(np.ascontiguousarray(image), self.height, self.width)
         return _resized(self._rgb, height or self.height, width or self.width)
 
@@ -183,10 +186,8 @@ class Frame:
             return np.ascontiguousarray(
                 cv2.resize(self._source, (width, height), interpolation=cv2.INTER_AREA)
             )
-        if not hasattr(_scaling, "by"):
-            _scaling.by = av.video.reformatter.VideoReformatter()
         stored = (height, width) if self._rotation % 180 else (width, height)
-        small = _scaling.by.reformat(self._source, *stored, "rgb24", interpolation="BICUBIC")
+        small = _scaler().reformat(self._source, *stored, "rgb24", interpolation="BICUBIC", threads=1)
         return np.ascontiguousarray(np.rot90(small.to_ndarray(), self._rotation // 90))
 
     def luma(self, height: int | None = None, width: int | None = None) -> np.ndarray:
@@ -213,8 +214,15 @@ class Frame:
         return rows[: frame.height, : frame.width]
 
 
-#: Setting a scaler up takes longer than scaling; each thread keeps one.
 _scaling: Final = threading.local()
+
+
+def _scaler() -> Any:
+    """FFmpeg's converter of this thread. To set one up takes long, and so does starting threads for it."""
+    if not hasattr(_scaling, "by"):
+        _scaling.by = av.video.reformatter.VideoReformatter()
+    return _scaling.by
+
 
 #: Studio luma, 16 black to 235 white, as 0 to 255 (ITU-R BT.601).
 _TO_FULL_RANGE: Final = np.clip((np.arange(256) - 16) * 255 / 219, 0, 255).round().astype(np.uint8)
