@@ -43,8 +43,10 @@ OPEN_SECONDS: Final = 20.0
 ATTACHED_PICTURE: Final = 0x400  # AV_DISPOSITION_ATTACHED_PIC
 #: Of a file that is read whole, this share of its frames may be undecodable.
 MAX_BAD_RATIO: Final = 0.2
+#: Codecs whose decoders skip single packets when they are told to; that of AV1 is told but once.
+SKIPPING: Final = ("h264", "hevc", "mpeg4", "mpeg2video")
 SHARED_FRAMES: Final = 64  # at least, in the groups of pictures that one thread decodes at a time
-SHRUNK_AHEAD: Final = 512  # frames made small that wait for their turn
+SHRUNK_AHEAD: Final = 1024  # frames made small that wait for their turn, in all threads together
 IMAGE_FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM")
 
 #: Decoders of the video that cameras, archives and web sites really hold.
@@ -411,6 +413,8 @@ class Media:
             yield Frame(self._image, 0, self.info)
             return
         asked = None if wanted is None else np.unique(np.fromiter(wanted, np.int64))
+        if self.info.codec not in SKIPPING:
+            needed = None
         if asked is not None and not len(asked):
             return
         pictures = self._decode_by_decord(asked) if self._reader == "decord" else self._decode(asked, needed)
@@ -435,25 +439,25 @@ class Media:
         if len(shares) < 2:
             yield from ((frame.index, shrink(frame)) for frame in self.frames(wanted, needed))
             return
-        queues = [queue.Queue[Any](SHRUNK_AHEAD) for _ in shares]
+        queues = [queue.Queue[Any](SHRUNK_AHEAD // len(shares)) for _ in shares]
         stopped = threading.Event()
 
         def decode(share: list[np.ndarray], into: queue.Queue[Any]) -> None:
-            end: Exception | None = None
+            end: BaseException | None = None
             try:
                 for frame in self.frames(np.concatenate(share), needed):
                     if stopped.is_set():
                         return
                     into.put((frame.index, shrink(frame)))
-            except Exception as error:  # raised anew where the frames are awaited
+            except BaseException as error:  # raised anew where the frames are awaited
                 end = error
             into.put((len(self.info.frame_seconds), end))
 
         work = zip(shares, queues, strict=True)
         running = [threading.Thread(target=decode, args=pair, daemon=True) for pair in work]
-        for thread in running:
-            thread.start()
         try:
+            for thread in running:
+                thread.start()
             yield from _in_turn(shares, queues)
         finally:
             stopped.set()
@@ -537,7 +541,7 @@ def _in_turn(
         while True:
             index, made = held[turn] if held[turn] is not None else queues[turn].get()
             held[turn] = (index, made)
-            if isinstance(made, Exception):
+            if isinstance(made, BaseException):
                 raise made
             if made is None or index >= stop:
                 break

@@ -67,6 +67,7 @@ log = logging.getLogger(__name__)
 
 FRAMES_IN_FLIGHT = 4  # between the decoder and a scorer that shares it
 REALTIME_FACTOR = 4.0  # a file may take so many times its own length
+MOST_THREADS = 4  # that decode one file: each takes memory
 EARLY_ROWS = 200
 POLL_SECONDS = 0.5
 GIB = 1 << 30
@@ -539,9 +540,8 @@ def compute(
         preparations = tuple(e.feature.preparation(options.models) for e in embeddings)
         cores = max(1, (os.cpu_count() or 1) // rank.world)
         processes = min(len(rows), options.num_workers or cores)
-        job = SampleJob(
-            tuple(scorers), preparations, max(1, cores // processes), options.root, options.reader
-        )
+        spare = 1 if options.num_workers else min(MOST_THREADS, max(1, cores // processes))
+        job = SampleJob(tuple(scorers), preparations, spare, options.root, options.reader)
         passing = _Pass(work, embeddings, options, rank, heartbeat)
         with contextlib.ExitStack() as stack:
             stack.callback(passing.close)

@@ -17,6 +17,7 @@ from pipeline.datasets.expression import Expression
 from pipeline.errors import ConfigError
 from pipeline.run import RunOptions, run_scorers
 from pipeline.scorer import Scorer
+from pipeline.splitting.audit import Audit
 from pipeline.splitting.cut import Cutting, cut
 from pipeline.splitting.scene_detect import SceneDetect
 from pipeline.status import Status
@@ -270,6 +271,10 @@ STEPS: dict[str, Step] = {
     "scene_detection": Step("meta_steps.split_video", _scorer(SceneDetect)),
     "cut_videos": Step("meta_steps.split_video", _cut),
     "remove_broken_clips": Step("meta_steps.split_video", _broken),
+    "boundary_audit": Step("meta_steps.split_video", _scorer(Audit)),
+    "audit_filtering": Step(
+        "meta_steps.split_video", _filtering("foreignmax", "transitionsmax"), after="boundary_audit"
+    ),
     "deduplication": Step("pipeline_steps", _dedup),
     "option_matching": Step("pipeline_steps.scoring_filtering", _option),
     "option_filtering": Step("pipeline_steps.scoring_filtering", _option_filtering, after="option_matching"),

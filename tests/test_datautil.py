@@ -78,6 +78,8 @@ BOUNDS = {
     "clippedmax": ("clipped", 0.1, "0.09", "0.1", "0.11"),
     "bordersmax": ("black_borders", 0.1, "0.09", "0.1", "0.11"),
     "frozenmax": ("frozen", 0.1, "0.09", "0.1", "0.11"),
+    "foreignmax": ("foreign_frames", 2, "1", "2", "3"),
+    "transitionsmax": ("inner_transitions", 1, "0", "1", "2"),
     "prefmin": ("pred_score", 1.0, "0.9", "1", "1.1"),
     "facemin": ("face_area_ratio", 0.1, "0.09", "0.1", "0.11"),
     "lpipsmin": ("lpips", 0.2, "0.19", "0.2", "0.21"),

@@ -258,6 +258,19 @@ def test_a_copy_from_elsewhere_is_found_behind_nearer_pieces_of_the_same_source(
     assert found == {len(codes) - 2: Twin(5, 10.0), len(codes) - 1: Twin(9, 40 / 3)}
 
 
+@pytest.mark.parametrize("better", [0, 1])
+def test_of_equally_near_twins_the_better_clip_is_named(better: int) -> None:
+    bits = np.random.default_rng(0).integers(0, 2, (BLOCK_ROWS + 2, 3 * 64)).astype(np.uint8)
+    bits[:2], bits[-1] = 0, 0
+    bits[0, :36] = bits[1, 60:96] = 1  # both 36 bits from the last one
+    codes = np.packbits(bits, axis=1).reshape(-1, 3, 8)
+    order = np.array([better, 1 - better, *range(2, len(codes))])
+    unknown = np.full(len(codes), np.nan)
+    spans = Spans(np.full(len(codes), -1), unknown, unknown)
+    found = find_twins(codes, np.full(len(codes), 7), order, spans, Deduplication())
+    assert found == {len(codes) - 1: Twin(better, 12.0)}
+
+
 def test_many_unrelated_clips_all_stay(dedup: Dedup, folder: Path) -> None:
     sources = [
         footage.encode(folder / "many" / f"{seed}.mp4", scaled(scene(seed, 10), 120, 160))

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import socket
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import MediaError
-from pipeline.media import Media, check_path, fit
+from pipeline.media import Frame, Media, check_path, fit
 from tests import footage
 
 
@@ -493,3 +494,51 @@ def test_frame_counts_and_sizes_of_real_files_are_those_of_the_manifest(media: P
         if found != expected:
             wrong[row["file"]] = (found, expected)
     assert wrong == {}
+
+
+# --- made small, in several threads ------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def grouped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("grouped") / "a.mp4"
+    return footage.numbered(path, 400, "-g", "40", codec=footage.B_FRAMES)
+
+
+def decoding_threads() -> int:
+    return sum(t is not threading.main_thread() for t in threading.enumerate())
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 8])
+def test_frames_come_in_order_whatever_the_threads(grouped: Path, threads: int) -> None:
+    pairs = list(Media(str(grouped)).shrunk(lambda frame: frame.rgb(), threads))
+    assert [index for index, _ in pairs] == list(range(400))
+    assert [footage.number_in(picture) for _, picture in pairs] == list(range(400))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_only_frames_that_are_needed_are_sure_to_come(grouped: Path, threads: int) -> None:
+    needed = np.zeros(400, bool)
+    needed[90:110] = True
+    pairs = dict(Media(str(grouped)).shrunk(lambda frame: frame.rgb(), threads, needed))
+    assert set(range(90, 110)) <= set(pairs)
+    assert len(pairs) < 350
+    assert all(footage.number_in(picture) == index for index, picture in pairs.items())
+    pairs = dict(Media(str(grouped)).shrunk(lambda frame: frame.rgb(), threads, needed, range(95, 205)))
+    assert set(range(95, 110)) <= set(pairs) <= set(range(95, 205))
+
+
+def test_no_thread_stays_when_an_end_is_made(grouped: Path) -> None:
+    before = decoding_threads()
+
+    def fails(frame: Frame) -> np.ndarray:
+        if frame.index == 130:
+            raise ValueError("spoilt")
+        return frame.luma()
+
+    with pytest.raises(ValueError, match="spoilt"):
+        list(Media(str(grouped)).shrunk(fails, 3))
+    begun = Media(str(grouped)).shrunk(lambda frame: frame.luma(), 3)
+    next(begun)
+    begun.close()  # type: ignore[attr-defined]
+    assert decoding_threads() == before

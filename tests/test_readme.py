@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.errors import CODES
 from pipeline.scorer import every_column
+from pipeline.splitting.audit import Audit
 from pipeline.splitting.scene_detect import SceneDetect
 from scoring.inference import SCORERS
 from tests.conftest import REPO, read_table
@@ -16,7 +17,8 @@ from tools.make_demo import CUTS
 README = (REPO / "README.md").read_text()
 PROGRAMS = [
     "pipeline.datasets.convert", "pipeline.datasets.datautil", "pipeline.datasets.deduplication",
-    "pipeline.splitting.scene_detect", "pipeline.splitting.cut", "script.pipeline_runner", "tools.make_demo",
+    "pipeline.splitting.scene_detect", "pipeline.splitting.cut",
+    "pipeline.splitting.audit", "script.pipeline_runner", "tools.make_demo",
     "tools.download_models", "tools.pth_to_safetensors",
     *(f"scoring.{name}.inference" for name in SCORERS if name != "option"),
 ]  # fmt: skip
@@ -40,7 +42,7 @@ def test_every_flag_is_in_the_manual(module, tool):
     assert not absent
 
 
-@pytest.mark.parametrize("scorer", [*SCORERS.values(), SceneDetect])
+@pytest.mark.parametrize("scorer", [*SCORERS.values(), SceneDetect, Audit])
 def test_every_column_is_in_the_manual(scorer):
     for column in every_column(scorer):
         assert f"`{column.name}`" in README, column.name

@@ -340,7 +340,10 @@ def test_trim_takes_frames_off_both_ends_of_each_shot(rich: Path) -> None:
     trimmed, same = shots_and_transitions(rich, trim=0.2)
     assert same == between
     np.testing.assert_allclose(trimmed, [(a + 0.2, b - 0.2) for a, b in whole], atol=0.002)
-    assert shots_and_transitions(rich, trim=5.0)[0] == []
+    assert shots_and_transitions(rich, trim=5.0)[0] == whole  # too short to be trimmed
+    one_second = footage.numbered(rich.with_name("second.mp4"), 30, fps=30)
+    for trim in (0.49, 0.5, 0.6):
+        assert shots_and_transitions(one_second, trim=trim)[0] == [(0.0, 1.0)]
     for start, end in shots_and_transitions(rich, trim=0.2, max_cutscene_len=0.5)[0]:
         assert end - start <= 0.54
 
@@ -348,7 +351,7 @@ def test_trim_takes_frames_off_both_ends_of_each_shot(rich: Path) -> None:
 def test_a_boundary_too_soon_after_another_is_none_for_the_network_either(tmp_path: Path) -> None:
     path = footage.encode(tmp_path / "a.mp4", footage.shots(*SEEDS, 6, seconds=0.8))
     assert cuts(path, detector="auto") == [20, 40, 60]
-    assert cuts(path, detector="auto", min_cutscene_len=1.0) == [20, 60]
+    assert cuts(path, detector="auto", min_cutscene_len=1.0) == [40]
 
 
 def test_the_network_computes_what_its_package_computes(rich: Path) -> None:
@@ -393,6 +396,49 @@ def test_cues_do_not_depend_on_where_blocks_begin(rich: Path, monkeypatch: pytes
         ]
         for a, b in zip(parts.stretches, whole.stretches, strict=True):
             np.testing.assert_array_equal(a.frames, b.frames)
+
+
+def noise(count: int, seed: int = 1) -> list[Picture]:
+    """Tiny frames of one picture that hardly moves."""
+    rng = np.random.default_rng(seed)
+    ground = cv2.resize(rng.integers(30, 220, (6, 9, 3), np.uint8), (48, 27))
+    return [
+        np.clip(ground + rng.integers(-1, 2, ground.shape), 0, 255).astype(np.uint8) for _ in range(count)
+    ]
+
+
+def test_a_single_frame_at_an_end_is_not_part_of_a_fade() -> None:
+    black = [np.zeros((27, 48, 3), np.uint8)] * 10
+    for pictures, expected in (
+        ([*noise(1), *black, *noise(20, 2)], [1, 11]),
+        ([*noise(20), *black, *noise(1, 2)], [20, 30]),
+    ):
+        found = find_cues(pictures).transitions
+        assert [(t.start, t.kind) for t in found] == [(n, "cut") for n in expected]
+
+
+@pytest.mark.parametrize("elsewhere", [None, 100, 600, 1300])
+def test_a_fade_inside_black_bars_is_found_whatever_else_the_video_holds(elsewhere: int | None) -> None:
+    first, second = noise(318, 1), noise(1100, 2)
+    white = np.full((27, 48, 3), 230, np.uint8)
+    out = [mixed(p, white, (k + 1) / 16) for k, p in enumerate(first[300:315])]
+    into = [mixed(white, p, (k + 1) / 16) for k, p in enumerate(second[:15])]
+    pictures = [*first[:300], *out, *[white] * 5, *into, *second[15:]]
+    for picture in pictures:
+        picture.setflags(write=True)
+    boxed = [np.concatenate([np.zeros_like(p[:5]), p[5:-5], np.zeros_like(p[:5])]) for p in pictures]
+    if elsewhere is not None:
+        boxed[elsewhere] = noise(1, 3)[0]
+    (fade,) = [t for t in find_cues(boxed).transitions if t.kind == "fade"]
+    assert abs(fade.start - 300) <= 2 and abs(fade.end - 335) <= 2
+
+
+def test_what_is_kept_of_a_long_video_are_the_stretches() -> None:
+    pictures = [*noise(400, 1), *noise(400, 2)] * 2
+    pictures[200:212] = [mixed(pictures[0], pictures[500], (k + 1) / 13) for k in range(12)]
+    for stretch in find_cues(pictures).stretches:
+        assert stretch.frames.base is None
+        assert len(stretch.frames) == min(1600, stretch.end + 16) - max(0, stretch.start - 16)
 
 
 def test_a_long_stretch_is_looked_at_in_pieces_with_the_same_result(rich: Path) -> None:

@@ -21,6 +21,7 @@ from pipeline.datasets.deduplication import Hashes
 from pipeline.media import Media
 from pipeline.run import RunOptions, prepare_together, run_scorers
 from pipeline.scorer import MODELS, Home, Scorer, every_column, frame_positions, provenance
+from pipeline.splitting.audit import Audit
 from pipeline.splitting.scene_detect import SceneDetect
 from scoring.aesthetic.scorer import Aesthetic
 from scoring.embedding.scorer import Embedding
@@ -42,6 +43,7 @@ ALL = [
     Motion(),
     Quality(),
     SceneDetect(),
+    Audit(),
     Hashes(),
     Lpips(net="squeeze"),
     Aesthetic(clip="tiny", head="head.pth"),

@@ -82,6 +82,8 @@ FILTERS: dict[str, Filter] = {
     "clippedmax": Filter("clipped", "<=", "quality", "clippedmax"),
     "bordersmax": Filter("black_borders", "<=", "quality", "bordersmax"),
     "frozenmax": Filter("frozen", "<=", "quality", "frozenmax"),
+    "foreignmax": Filter("foreign_frames", "<=", "audit", "foreignmax"),
+    "transitionsmax": Filter("inner_transitions", "<=", "audit", "transitionsmax"),
     "prefmin": Filter("pred_score", ">=", "", "prefmin"),
     "facemin": Filter("face_area_ratio", ">=", "", "facemin"),
     "lpipsmin": Filter("lpips", ">=", "lpips", "lpipsmin"),
@@ -150,6 +152,8 @@ class Verbs:
     clippedmax: float | None = _bound("clippedmax", "0-1", ge=0, le=1)
     bordersmax: float | None = _bound("bordersmax", "0-1", ge=0, le=1)
     frozenmax: float | None = _bound("frozenmax", "0-1", ge=0, le=1)
+    foreignmax: int | None = _bound("foreignmax", "frames", ge=0)
+    transitionsmax: int | None = _bound("transitionsmax", "transitions", ge=0)
     prefmin: float | None = _bound("prefmin", "preference score")
     facemin: float | None = _bound("facemin", "0-1", ge=0, le=1)
     lpipsmin: float | None = _bound("lpipsmin", "LPIPS distance")

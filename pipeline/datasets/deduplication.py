@@ -37,7 +37,7 @@ FRAMES = 3
 HASHED_LONG_SIDE = 512
 FLAT_STD = 4.0  # grey levels; below, a frame is black, white or one colour
 BLOCK_ROWS = 4096
-SEARCHED_ROWS = 256  # at a time: one may be near to all pieces of a long still shot
+SEARCHED_ROWS = 32  # at a time: one may be near to all pieces of a long still shot
 #: How well the frames that two clips have in common must agree, by their number.
 STRICTNESS = {1: 0.5, 2: 0.75, 3: 1.0}
 _BITS = np.array([bin(byte).count("1") for byte in range(256)], np.uint8)
@@ -141,6 +141,7 @@ class _Nearness:
     threshold: float
     same_source_threshold: float
     spans: Spans
+    rank: np.ndarray  # [N] int, 0 the best clip
 
     def limits(self, frames: np.ndarray, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
         """[M] bits, for pairs that have [M] frames in common."""
@@ -157,12 +158,12 @@ class _Survivors:
 
     def __init__(self, near: _Nearness) -> None:
         self._near = near
-        self._rows: dict[int, list[np.ndarray]] = {}  # evidence mask -> indices
+        self._rows: dict[int, np.ndarray] = {}  # evidence mask -> indices
         self._codes: dict[int, list[np.ndarray]] = {}  # evidence mask -> [n, 3, 8] uint8
         self._indexes: dict[tuple[int, int], Any] = {}
 
     def add(self, mask: int, rows: np.ndarray, codes: np.ndarray) -> None:
-        self._rows.setdefault(mask, []).append(rows)
+        self._rows[mask] = np.concatenate([self._rows.get(mask, rows[:0]), rows])
         self._codes.setdefault(mask, []).append(codes)
         for (held, common), index in self._indexes.items():
             if held == mask:
@@ -186,16 +187,20 @@ class _Survivors:
         radius = int(self._near.threshold * STRICTNESS[frames] * frames) + 1  # faiss finds what is below
         ends, bits, places = self._index(held, common).range_search(_select(codes, common), radius)
         found = np.repeat(rows, np.diff(ends.astype(np.int64)))
-        twins = np.concatenate(self._rows[held])[places]
+        twins = self._rows[held][places]
         distances = bits.astype(np.float64) / frames
         near = distances <= self._near.limits(np.full(len(found), frames), found, twins)
         found, twins, distances = found[near], twins[near], distances[near]
-        order = np.lexsort((twins, distances, found))
+        order = np.lexsort((self._near.rank[twins], distances, found))
         first = order[np.unique(found[order], return_index=True)[1]]
         for row, twin, distance in zip(found[first], twins[first], distances[first], strict=True):
             known = best.get(int(row))
-            if known is None or distance < known.distance:
-                best[int(row)] = Twin(int(twin), float(distance))
+            new = Twin(int(twin), float(distance))
+            if known is None or self._preferred(new) < self._preferred(known):
+                best[int(row)] = new
+
+    def _preferred(self, twin: Twin) -> tuple[float, int]:
+        return twin.distance, int(self._near.rank[twin.index])
 
     def _index(self, held: int, common: int) -> Any:
         if (held, common) not in self._indexes:
@@ -225,7 +230,9 @@ def find_twins(
         spans: where the clips come from.
         how: the thresholds.
     """
-    near = _Nearness(how.threshold, how.same_source_threshold, spans)
+    rank = np.empty(len(codes), int)
+    rank[order] = np.arange(len(order))
+    near = _Nearness(how.threshold, how.same_source_threshold, spans, rank)
     survivors = _Survivors(near)
     twins: dict[int, Twin] = {}
     order = order[masks[order] != 0]

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import cv2
 import numpy as np
 
 HEIGHT, WIDTH = 27, 48
@@ -32,6 +33,7 @@ LAG_RATIO = 2.2  # to the change a little before or after: a camera that goes on
 SEEN = 16  # level of the brightest channel from which a pixel is picture and not border
 LEAST_SEEN = 0.1  # share of pixels, so that a few stars in the sky do not count as a whole picture
 FLAT_STD = 2.0  # grey levels; below, a frame is one colour
+PICTURE_STD = 5.0  # a fade comes from or goes to a picture of that at least; else it is fog that thickens
 RAMP, LEAST_RAMP = 1.015, 0.2  # a fade changes the contrast by so much, and so many grey levels, a frame
 LONGEST_RAMP = 120  # frames
 BLOCK = 512
@@ -100,7 +102,7 @@ def find_cues(pictures: Iterable[np.ndarray]) -> Cues:
         contrasts.append(contrast[inner])
         suspects.append(suspect[inner])
         for t in np.flatnonzero(_widened(suspect, CONTEXT)):
-            kept.setdefault(first + int(t), block[t])
+            kept.setdefault(first + int(t), block[t].copy())  # or it would keep the whole block
         count = end
     if not count:
         return Cues(0, [], [])
@@ -208,11 +210,17 @@ def _colours(block: np.ndarray, seen: np.ndarray) -> np.ndarray:
 
 
 def _contrasts(block: np.ndarray) -> np.ndarray:
-    """[T] standard deviation of the grey levels, leaving out what is border in the whole block."""
-    picture = block.max(axis=(0, 3)) >= SEEN  # [H, W]
-    if picture.mean() < LEAST_SEEN:
-        picture[:] = True
-    return block[:, picture].mean(axis=2).std(axis=1)
+    """[T] standard deviation of the grey levels, leaving out what is black for a while: borders."""
+    count = len(block)
+    brightest = block.max(axis=3).reshape(count, -1)
+    lately = cv2.dilate(brightest, np.ones((2 * LAGS[0] * 2 + 1, 1), np.uint8))  # over frames, not pixels
+    picture = lately >= SEEN
+    picture[picture.mean(axis=1) < LEAST_SEEN] = True
+    grey = block.mean(axis=3).reshape(count, -1)
+    share = picture.mean(axis=1)
+    mean = (grey * picture).mean(axis=1) / share
+    square = (np.square(grey - mean[:, None]) * picture).mean(axis=1) / share
+    return np.sqrt(square)
 
 
 def _fades(contrast: np.ndarray, step: np.ndarray) -> list[Transition]:
@@ -230,20 +238,23 @@ def _fades(contrast: np.ndarray, step: np.ndarray) -> list[Transition]:
     fading = np.zeros(len(contrast), bool)
     for a, b in pieces:
         start, end = _ramp(contrast, a, -1), _ramp(contrast, b - 1, 1) + 1
-        if (start, end) != (a, b):
+        whole = contrast[[max(start - 1, 0), min(end, len(contrast) - 1)]].max()
+        if (start, end) != (a, b) and whole >= PICTURE_STD:
             fading[start:end] = True
     return [Transition(a, b, "fade", 1.0) for a, b in runs(fading)]
 
 
 def _ramp(contrast: np.ndarray, at: int, towards: int) -> int:
     """The last frame, going on from a flat one, whose picture is not wholly there."""
-    for _ in range(LONGEST_RAMP):
+    for steps in range(LONGEST_RAMP):
         following = at + towards
         if not 0 <= following < len(contrast):
             break
         beyond = following + towards
-        if not 0 <= beyond < len(contrast):
-            return following
+        if (
+            not 0 <= beyond < len(contrast)
+        ):  # the first or last frame of all: part of it, if it goes on so far
+            return following if steps >= 2 else at
         if contrast[beyond] < max(
             RAMP * contrast[following], contrast[following] + LEAST_RAMP
         ):  # it is whole

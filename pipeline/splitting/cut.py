@@ -37,7 +37,8 @@ from pipeline.log import Progress
 from pipeline.media import Media, MediaInfo, fit
 from pipeline.run import GIB, RunOptions, write_sidecar
 from pipeline.scorer import every_column
-from pipeline.splitting.scene_detect import format_scenes
+from pipeline.splitting.audit import Audit
+from pipeline.splitting.scene_detect import SceneDetect, format_scenes
 from pipeline.status import Status, recording
 from pipeline.store import FOLDER, Cells, Store, row_keys, working_on
 from pipeline.watchdog import Watchdog
@@ -655,7 +656,8 @@ def _write(
 
 def _describe(clips: pd.DataFrame, sources: list[str], made: list[Any], cutting: Cutting) -> None:
     """Turn the rows of sources into those of their clips."""
-    owned = {c.name for s in SCORERS.values() for c in every_column(s)} | {"error", "filesize"}
+    scorers = [*SCORERS.values(), SceneDetect, Audit]
+    owned = {c.name for s in scorers for c in every_column(s)} | {"error", "filesize"}
     for column in clips.columns:
         if column in owned:
             _add(clips, column, [""] * len(clips))

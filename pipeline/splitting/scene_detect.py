@@ -74,7 +74,7 @@ class SceneDetect(Scorer):
         ge=0,
     )  # fmt: skip
     max_cutscene_len: float | None = option(None, "seconds; longer shots are split evenly", gt=0)
-    trim: float = option(0.0, "seconds taken off at both ends of each shot", ge=0)
+    trim: float = option(0.0, "seconds taken off both ends of each shot that is longer than both", ge=0)
     stride: float = option(10.0, "of fixed: seconds of each piece", gt=0)
 
     @property
@@ -174,11 +174,14 @@ class SceneDetect(Scorer):
     def _cells(self, seconds: np.ndarray, transitions: list[Transition]) -> tuple[str, str]:
         if not len(seconds):
             return "[]", "[]"
+        least = self.min_cutscene_len or 0.0 if self.asks_network else 0.0  # PySceneDetect sees to it itself
         kept: list[Transition] = []
         for new in transitions:
-            early = kept and seconds[new.start] - seconds[kept[-1].end] < (self.min_cutscene_len or 0) - 1e-6
-            if not (early and self.asks_network):  # PySceneDetect sees to it itself
+            since = seconds[kept[-1].end] if kept else 0.0
+            if new.kind != "cut" or seconds[new.start] - since >= least - 1e-6:
                 kept.append(new)
+        if sum(t.end - t.start for t in kept) >= len(seconds) - 1:  # they leave nothing
+            kept = []
         scenes = list(self._scenes(seconds, kept))
         between = [
             [format_time(seconds[t.start]), format_time(seconds[t.end]), t.kind, t.score] for t in kept
@@ -186,17 +189,19 @@ class SceneDetect(Scorer):
         return format_scenes(scenes), json.dumps(between)
 
     def _scenes(self, seconds: np.ndarray, transitions: list[Transition]) -> Iterator[tuple[float, float]]:
-        """The shots that they leave, in seconds; all of it, where they leave nothing."""
+        """The shots that they leave, in seconds."""
         last = len(seconds) - 1
-        if sum(t.end - t.start for t in transitions) >= last:
-            transitions = []
+        if last == 1:  # one frame, of which it may not be known how long it is shown
+            yield float(seconds[0]), float(seconds[1])
+            return
         starts = [0, *(t.end for t in transitions)]
         ends = [*(t.start for t in transitions), last]
         for first, stop in zip(starts, ends, strict=True):
             start, end = float(seconds[first]), float(seconds[stop])
-            if self.trim:
+            if self.trim and end - start > 2 * self.trim:
                 at = np.searchsorted(seconds, [start + self.trim - 1e-6, end - self.trim + 1e-6])
-                start, end = float(seconds[min(at[0], last)]), float(seconds[max(at[1] - 1, 0)])
+                inner = float(seconds[min(at[0], last)]), float(seconds[max(at[1] - 1, 0)])
+                start, end = inner if inner[0] < inner[1] else (start, end)
             if start >= end:
                 continue
             if self.max_cutscene_len is None:

@@ -110,6 +110,8 @@ def transitions(
         if kind == "cut":
             start = end = a + int(probabilities[a:b, 0].argmax()) + 1
         middle = first + (start + end) // 2
+        if start >= len(probabilities):  # a mark on the last frame, after which there is nothing
+            continue
         if within is None or within[0] <= middle <= within[1]:
             found.append(Transition(first + start, first + end, kind, score))
     return found
