@@ -19,6 +19,8 @@ MEDIA = Path(os.environ.get("CLIPSHEET_MEDIA", REPO.parent / "shared" / "media")
 FAULTS = Path(os.environ.get("CLIPSHEET_FAULTS", REPO.parent / "shared" / "faults"))
 
 csv.field_size_limit(1 << 30)
+if "PYTEST_XDIST_WORKER" in os.environ:  # tests run side by side already; torch is not loaded yet
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def _there(path: Path) -> Path:
