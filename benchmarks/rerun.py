@@ -3,8 +3,8 @@
 The table has 100,000 rows and 10 columns, each row a file of its own (a hard link to one of a few
 hundred pictures). Every row has its verdict already: once of a scorer that reads `text`, once of one
 that reads the file at `path`. Peer: `pandas.read_csv` and `to_csv` of the same table. Targets: at
-most 3 times its time, and at most 3 times the table's memory. The verdict on memory takes the table as
-text; as pandas 3 reads it the table is smaller, and what is printed beside the verdict is against that.
+most 3 times its time, and at most 3 times the memory of the table as pandas reads it; here it is held as
+text, which takes more. What code and libraries take once is not counted: a small table is done before.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from benchmarks._scorers import FileBytes, TextLength
 from pipeline import meta
 from pipeline.run import RunOptions, run_scorers
 from pipeline.scorer import Scorer
-from pipeline.store import Store, row_keys
+from pipeline.store import COMPACT_FILES, Store, row_keys
 
 COLUMNS = 10
 SCORERS = (TextLength(), FileBytes())
@@ -49,11 +49,12 @@ def make_table(folder: Path, rows: int, files: int) -> Path:
 
 
 def fill_store(table: Path, scorer: Scorer) -> None:
-    """Give every row its verdict, as a run would leave it."""
-    frame = meta.read(table)
-    with Store(table.parent).cells(scorer).journal() as journal:
-        for number, key in enumerate(row_keys(frame, scorer.reads).to_pylist()):
-            journal.scored(key, [str(number)])
+    """Give every row its verdict, as so many runs would leave it that their files are put together."""
+    keys = enumerate(row_keys(meta.read(table), scorer.reads).to_pylist())
+    for part in np.array_split(np.array([*keys], object), COMPACT_FILES):
+        with Store(table.parent).cells(scorer).journal() as journal:
+            for number, key in part:
+                journal.scored(key, [str(number)])
 
 
 def rerun(table: Path, scorer: Scorer) -> None:
@@ -80,7 +81,7 @@ def prepare(folder: Path, rows: int, files: int) -> Path:
 def measure(given: argparse.Namespace, folder: Path) -> None:
     """Run all ways and print time and memory over the peer's."""
     table = prepare(folder / "all", given.rows, given.files)
-    few = prepare(folder / "few", 100, given.files)
+    few = prepare(folder / "few", COMPACT_FILES, given.files)
     out = folder / "pandas.csv"
     names = {f"rerun, scorer reads {scorer.reads[0]}": scorer for scorer in SCORERS}
     ways = {name: lambda scorer=scorer: rerun(table, scorer) for name, scorer in names.items()}
@@ -95,8 +96,8 @@ def measure(given: argparse.Namespace, folder: Path) -> None:
     for name, scorer in names.items():
         verdict(f"of pandas' time ({name})", seconds[name] / seconds[PEER], most=3)
         grown = growth(rerun, table, scorer, first=(few, scorer))
-        verdict(f"of the table's memory ({name})", grown / held, most=3)
-        print(f"{grown / by_pandas:.2f} of it as pandas reads it, {grown / passing:.2f} of what pandas takes")
+        verdict(f"of the table's memory ({name})", grown / by_pandas, most=3)
+        print(f"{grown / held:.2f} of it as text, {grown / passing:.2f} of what pandas takes")
 
 
 def main() -> None:

@@ -44,7 +44,7 @@ MAX_NAME_BYTES = 255
 TEXT = pd.ArrowDtype(pa.large_string())
 BLOCK_BYTES = 1 << 20
 PARSERS = 2
-RELEASE_EVERY = 8
+RELEASE_EVERY = 4
 # Arrow's own allocators keep what they once had; a table is large, and often the only one.
 pa.set_memory_pool(pa.system_memory_pool())
 ROWS_PER_WRITE = 1 << 14
@@ -129,7 +129,9 @@ def read_csv(path: Path) -> pd.DataFrame:
     """
     try:
         with open(path, "rb", buffering=0) as file:
-            return _read_csv(file, path).to_pandas(types_mapper=pd.ArrowDtype, ignore_metadata=True)
+            table = _read_csv(file, path)
+        release_memory()
+        return table.to_pandas(types_mapper=pd.ArrowDtype, ignore_metadata=True)
     except FileNotFoundError:
         raise MetaError(f"{path}: no such table") from None
     except UnicodeDecodeError as error:

@@ -450,7 +450,8 @@ def _plan(
         if scorer.feature is not None and not scorer.columns:  # its vectors are all that it gives
             places = store.vectors(scorer.feature).load().find(keys["path",], scorer.positions)
             todo |= (places < 0).any(axis=1) & verdicts.scored(at)
-        todo &= _first_of_each(own)
+        if todo.any():
+            todo &= _first_of_each(own)
         began = verdicts.began
         if options.retry_failed:  # one more try, but alone
             began = {key: min(count, 2) for key, count in began.items()}

@@ -49,12 +49,13 @@ from pipeline.scorer import MODELS, Feature, Scorer, provenance
 log = logging.getLogger(__name__)
 
 FOLDER = ".clipsheet"
+KEY_BYTES = 24
 SYNC_SECONDS = 1.0
 COMPACT_BYTES = 1 << 20
 COMPACT_FILES = 200
 OVER = b"over"
 START_SLACK_SECONDS = 600.0  # by which the processes of a launch may begin one after another
-ROWS_PER_PART = 16_000  # of keys, and of verdicts in a file, that are handled at a time
+ROWS_PER_PART = 4_000  # of keys, and of verdicts in a file, that are handled at a time
 STAT_THREADS = 16
 STAT_CHUNK = 500
 SLOW_CHUNK_SECONDS = 0.02  # a local disk takes 1 ms; threads would only be in each other's way
@@ -70,18 +71,19 @@ def row_keys(frame: pd.DataFrame, reads: Sequence[str]) -> pa.Array:
     With `path` among them, the size and modification time of the file count too.
     """
     columns = [meta.text(frame, name) for name in reads]
-    parts = [pa.array([], pa.large_string())]
+    keys = np.empty(len(frame), f"S{KEY_BYTES}")
     for start in range(0, len(frame), ROWS_PER_PART):
         cells = [column.iloc[start : start + ROWS_PER_PART].tolist() for column in columns]
         if "path" in reads:
             cells.append(_file_marks(cells[list(reads).index("path")]))
-        parts.append(pa.array(map(_digest, zip(*cells, strict=True)), pa.large_string()))
-    return pa.concat_arrays(parts)
+        keys[start : start + ROWS_PER_PART] = [_digest(row) for row in zip(*cells, strict=True)]
+    ends = np.arange(len(keys) + 1, dtype=np.int64) * KEY_BYTES
+    return pa.Array.from_buffers(pa.large_string(), len(keys), [None, pa.py_buffer(ends), pa.py_buffer(keys)])
 
 
 def _digest(cells: Iterable[str]) -> str:
     text = "\x1f".join(cells).encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(text, digest_size=12).hexdigest()
+    return hashlib.blake2b(text, digest_size=KEY_BYTES // 2).hexdigest()
 
 
 def _file_marks(paths: Sequence[str]) -> list[str]:
@@ -154,11 +156,11 @@ class Verdicts:
     """
 
     def __init__(self, table: pa.Table, names: Sequence[str], began: Mapping[str, int]) -> None:
-        self._keys = table.column("_key").combine_chunks()
-        self.columns = {n: pc.fill_null(table.column(n).combine_chunks(), "") for n in names}
-        self.error = pc.fill_null(table.column("_error").combine_chunks(), "")
-        self.detail = pc.fill_null(table.column("_detail").combine_chunks(), "")
-        self.tries = pc.fill_null(table.column("_tries").combine_chunks(), 1).to_numpy()
+        self._keys = _in_one(table.column("_key"))
+        self.columns = {n: pc.fill_null(_in_one(table.column(n)), "") for n in names}
+        self.error = pc.fill_null(_in_one(table.column("_error")), "")
+        self.detail = pc.fill_null(_in_one(table.column("_detail")), "")
+        self.tries = pc.fill_null(_in_one(table.column("_tries")), 1).to_numpy()
         self.began = began
 
     def __len__(self) -> int:
@@ -167,8 +169,9 @@ class Verdicts:
     def find(self, keys: Sequence[str] | pa.Array) -> np.ndarray:
         """[N] int64 position of each key, -1 where there is no verdict."""
         wanted = keys if isinstance(keys, pa.Array) else pa.array(keys, pa.large_string())
-        found = pc.index_in(wanted, value_set=self._keys)
-        return pc.fill_null(found, -1).to_numpy().astype(np.int64)
+        found = pc.fill_null(pc.index_in(wanted, value_set=self._keys), -1).to_numpy().astype(np.int64)
+        meta.release_memory()  # of the index of the keys
+        return found
 
     def scored(self, at: np.ndarray) -> np.ndarray:
         """[N] bool: whether there is a score at these positions, not a failure or nothing."""
@@ -204,7 +207,7 @@ class Cells:
             for key in part.column("_began").drop_null().to_pylist():
                 began[key] = began.get(key, 0) + 1
         parts = [p.filter(pc.is_null(p.column("_began"))) for p in parts if p.num_rows]
-        table = pa.concat_tables([*self._compacted(), *parts, self._schema().empty_table()])
+        table = pa.concat_tables([*self._compacted(), *parts] or [self._schema().empty_table()])
         verdicts = Verdicts(_newest(table) if parts else table, self.columns, began)
         del parts, table
         meta.release_memory()
@@ -257,9 +260,17 @@ class Cells:
         if not path.exists():
             return []
         try:
-            return [pq.read_table(path, schema=self._schema())]
+            with pq.ParquetFile(path, pre_buffer=False) as file:  # a column at a time takes less memory
+                names = self._schema().names
+                columns = [_in_one(file.read([name], use_threads=False).column(name)) for name in names]
+            return [pa.table(columns, self._schema())]
         except (pa.ArrowException, OSError) as error:
             raise StorageError(f"{path}: damaged ({error}); delete it to do that work again") from error
+
+
+def _in_one(column: pa.ChunkedArray) -> pa.Array:
+    """A column as one array, which is not copied where it is one."""
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 def _newest(table: pa.Table) -> pa.Table:
@@ -416,7 +427,6 @@ class Journal:
 
 # --- feature vectors ---------------------------------------------------------------------------
 
-KEY_BYTES = 24
 POSITION_STEPS = 10**6
 MERGE_FILES = 50
 
