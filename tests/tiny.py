@@ -27,12 +27,12 @@ SIZE, PATCH, WIDTH, JOINT = 64, 16, 128, 512
 ]
 
 
-def reference(seed: int = 0) -> Any:
+def reference(seed: int = 0, joint: int = JOINT) -> Any:
     """OpenAI's own model, tiny, with random weights of a trained model's size."""
     from clip.model import CLIP
 
     torch.manual_seed(seed)
-    model = CLIP(JOINT, SIZE, 3, WIDTH, PATCH, 77, 49408, 64, 1, 2)
+    model = CLIP(joint, SIZE, 3, WIDTH, PATCH, 77, 49408, 64, 1, 2)
     for parameter in model.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
@@ -47,20 +47,27 @@ def save_openai(model: Any, path: Path) -> None:
         torch.jit.trace(model, (image, text), check_trace=False).save(str(path))
 
 
+def save_hugging_face(model: Any, folder: Path) -> None:
+    """As transformers keeps its models: a folder with config, weights and tokenizer."""
+    config = openai_config(model.state_dict())
+    theirs = transformers.CLIPModel(
+        transformers.CLIPConfig(
+            vision_config=config["vision_config"],
+            text_config=config["text_config"],
+            projection_dim=config["projection_dim"],
+        )
+    )
+    theirs.load_state_dict(dict(from_openai(model.state_dict())), strict=False)
+    theirs.save_pretrained(folder)
+    openai_tokenizer(VOCABULARY).save_pretrained(folder)
+
+
 def make(folder: Path) -> None:
     """Weights in a folder: tiny.pt as OpenAI's, tiny/ as Hugging Face has them, and heads for both."""
     model = reference()
     save_openai(model, folder / "tiny.pt")
     shutil.copy(VOCABULARY, folder)
-    config = openai_config(model.state_dict())
-    theirs = transformers.CLIPModel(
-        transformers.CLIPConfig(
-            vision_config=config["vision_config"], text_config=config["text_config"], projection_dim=JOINT
-        )
-    )
-    theirs.load_state_dict(dict(from_openai(model.state_dict())), strict=False)
-    theirs.save_pretrained(folder / "tiny")
-    openai_tokenizer(folder / VOCABULARY.name).save_pretrained(folder / "tiny")
+    save_hugging_face(model, folder / "tiny")
     torch.manual_seed(3)
     predictor = aesthetic_predictor(JOINT)
     torch.save({f"layers.{k}": v for k, v in predictor.state_dict().items()}, folder / "head.pth")

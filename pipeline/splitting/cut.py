@@ -557,6 +557,8 @@ def _cut_all(
     for number, key in enumerate(keys):
         if results[number] is None:
             todo.setdefault(key, number)
+    if not todo:
+        return results  # type: ignore[return-value]
     with cells.journal() as journal, Progress(len(todo), "cut", "clips") as progress:
         for numbers, made in _cut_in_workers(frame, plan, list(todo.values()), cutting, options):
             for number, result in zip(numbers, made, strict=True):
