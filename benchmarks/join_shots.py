@@ -19,8 +19,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pipeline import ffmpeg
 from pipeline.media import Media
+from tools import ffmpeg
 
 SIZES = ((360, 640), (270, 480), (640, 360), (720, 1280))
 RATES = ("25", "30", "30000/1001", "24")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import queue
 import stat
@@ -16,11 +17,13 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any, Final
 
 import av
 import cv2
 import numpy as np
+from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.video.stream import VideoStream
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -47,6 +50,7 @@ MAX_BAD_RATIO: Final = 0.2
 SKIPPING: Final = ("h264", "hevc", "mpeg4", "mpeg2video")
 SHARED_FRAMES: Final = 64  # at least, in the groups of pictures that one thread decodes at a time
 SHRUNK_AHEAD: Final = 1024  # frames made small that wait for their turn, in all threads together
+SOUND_SLACK_SECONDS: Final = 5.0  # between where sound is looked for and where it is wanted
 IMAGE_FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM")
 
 #: Decoders of the video that cameras, archives and web sites really hold.
@@ -166,6 +170,11 @@ class Frame:
         self.seconds = float(info.frame_seconds[min(index, len(info.frame_seconds) - 1)])
         self.height = info.height
         self.width = info.width
+
+    def stored(self) -> av.VideoFrame:
+        """As it was decoded: not turned, and of the size that it has in the file."""
+        assert isinstance(self._source, av.VideoFrame)
+        return self._source
 
     def rgb(self, height: int | None = None, width: int | None = None) -> np.ndarray:
         """[H, W, 3] uint8 RGB, at the displayed size or averaged over areas to another one."""
@@ -466,6 +475,79 @@ class Media:
                     with contextlib.suppress(queue.Empty):
                         waiting.get(timeout=0.05)
 
+    @property
+    def tick(self) -> Fraction:
+        """Seconds of a unit of time stamps."""
+        assert self._packets is not None
+        return self._packets.tick
+
+    def stamps(self, first: int, stop: int) -> np.ndarray | None:
+        """[N] int64: presentation time stamps of the frames [first, stop); None where there are none."""
+        packets = self._packets
+        return None if packets is None or packets.stamps is None else packets.stamps[first:stop]
+
+    def stored_order(self, first: int, stop: int) -> np.ndarray:
+        """[N] int64: the frames [first, stop), counted from `first`, as their packets stand in the file."""
+        packets = self._packets
+        assert packets is not None and packets.stamps is not None
+        return np.argsort(packets.places[first:stop])
+
+    @contextlib.contextmanager
+    def packets(self, first: int) -> Iterator[tuple[VideoStream, Iterator[av.Packet]]]:
+        """The stream, and its packets as they are stored from that of the key frame `first` on.
+
+        Raises:
+            MediaError: the packet is not there.
+        """
+        packets = self._packets
+        assert packets is not None and packets.stamps is not None
+        stamp = int(packets.stamps[first])
+        with _container(self._real) as container:
+            stream = _video_stream(container)
+            for seek in (True, False):
+                if seek:
+                    with contextlib.suppress(av.error.FFmpegError):
+                        container.seek(stamp, stream=stream)
+                else:
+                    container.seek(0)
+                coming = _demux(container, stream)
+                begin = next((packet for packet in coming if packet.pts == stamp), None)
+                if begin is not None:
+                    yield stream, itertools.chain([begin], coming)
+                    return
+        raise MediaError("partial", f"no packet of frame {first}")
+
+    def copyable(self, first: int, stop: int) -> int:
+        """The end of the frames from the key frame `first` on that a copy of packets can hold.
+
+        A copy takes packets in their order in the file, which is not that of time: it can end only where
+        those taken so far are shown one after another, without a gap.
+
+        Returns:
+            An index of at most `stop`; `first` where nothing can be copied.
+        """
+        packets = self._packets
+        if packets is None or packets.stamps is None:
+            return first
+        order = self.stored_order(first, stop)
+        places = packets.places[first:stop][order]
+        counted = np.arange(len(order))
+        no_gap = np.logical_and.accumulate(places == packets.places[first] + counted)
+        ends = np.flatnonzero(no_gap & (np.maximum.accumulate(order) == counted))
+        return first + int(ends[-1]) + 1 if len(ends) else first
+
+    @contextlib.contextmanager
+    def sound(self, ahead_of: float) -> Iterator[tuple[Iterator[av.AudioFrame], float]]:
+        """The first sound stream from some time ahead of `ahead_of` seconds on, and on its clock the seconds
+        at which the first frame is shown."""
+        with _container(self._real) as container:
+            stream = container.streams.audio[0]
+            zero = self.info.start_seconds + (container.start_time or 0) / av.time_base
+            if self.info.has_times and ahead_of > SOUND_SLACK_SECONDS:
+                with contextlib.suppress(av.error.FFmpegError):
+                    container.seek(round((zero + ahead_of - SOUND_SLACK_SECONDS) * av.time_base))
+            yield _heard(container, stream), zero
+
     def _shares(self, threads: int, wanted: Iterable[int] | None) -> list[list[np.ndarray]]:
         """Indices for each of several threads to decode: whole groups of pictures in turn."""
         packets, count = self._packets, len(self.info.frame_seconds)
@@ -564,6 +646,8 @@ class _Packets:
         first_group, group: [count] where decoding must begin for a frame, and where it lies.
         open_groups: those with a frame that needs the group before too.
         key_frames: indices of the shown frames that are key frames.
+        tick: seconds of a unit of time stamps.
+        places: [count] positions of their packets in the file, with stamps.
         stamps: [count] time stamps, rising; None where the stream has none that can be trusted,
             in which case frames are counted and timed by the nominal rate.
     """
@@ -578,7 +662,8 @@ class _Packets:
             packets.pop()
         if not packets:
             raise MediaError("no_frames")
-        tick = float(stream.time_base or 0)
+        self.tick = stream.time_base or Fraction(0)
+        tick = float(self.tick)
         keys = np.flatnonzero([key for _, key, _, _ in packets])
         first_key = int(keys[0]) if len(keys) else 0
         shown = [i for i in range(first_key, len(packets)) if not packets[i][2]]
@@ -626,6 +711,7 @@ class _Packets:
         leading = stamps < key_stamps[group]
         decodable = ~(leading & (group == 0))
         self.stamps, self.group = stamps[decodable], group[decodable]
+        self.places = positions[decodable]
         self.first_group = self.group - leading[decodable]
         self.open_groups = frozenset(self.group[leading[decodable]].tolist())
         self.count = len(self.stamps)
@@ -728,6 +814,16 @@ def _demux(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet
         for packet in container.demux(stream):
             if packet.size:
                 yield packet
+    except av.error.FFmpegError:
+        return
+
+
+def _heard(container: InputContainer, stream: AudioStream) -> Iterator[av.AudioFrame]:
+    """The sound that decodes, up to the end of the file or to where it breaks."""
+    try:
+        for packet in container.demux(stream):
+            with contextlib.suppress(av.error.InvalidDataError):
+                yield from packet.decode()
     except av.error.FFmpegError:
         return
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipeline import ffmpeg
+from tools import ffmpeg
 
 BITS = 10
 CELL = 24  # pixels: survives any encoder's quantiser

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
 from collections.abc import Iterator
@@ -15,7 +16,6 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline import ffmpeg
 from pipeline.cli import describe, scorer_parser
 from pipeline.datasets.deduplication import Hashes
 from pipeline.media import Media
@@ -35,6 +35,7 @@ from scoring.ocr.scorer import Ocr
 from scoring.quality.scorer import Borders, Quality, blockiness, noise, sharpness
 from tests import footage
 from tests.conftest import REPO, listing, read_table, write_table
+from tools import ffmpeg
 
 #: One of each kind, with every optional column.
 ALL = [
@@ -397,7 +398,7 @@ def test_ffmpeg_is_found_without_one_on_the_path(monkeypatch):
     monkeypatch.setenv("PATH", "")
     ffmpeg.program.cache_clear()
     try:
-        assert "libx264" in ffmpeg.encoders()
+        assert os.access(ffmpeg.program(), os.X_OK)
     finally:
         ffmpeg.program.cache_clear()
 

@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline import ffmpeg
+from tools import ffmpeg
 
 HEIGHT, WIDTH, FPS = 360, 640, 25
 OCTAVES = 6

@@ -12,6 +12,7 @@ What is too short stands in `<table>_clips_dropped`, what cannot be cut in `<tab
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import itertools
 import json
@@ -19,17 +20,18 @@ import math
 import os
 import re
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from pipeline import ffmpeg, meta
+from pipeline import meta
 from pipeline.cli import Parser, run_main
 from pipeline.config import option
 from pipeline.errors import CallError, ConfigError, Incomplete, MediaError, StorageError, storing
@@ -37,7 +39,9 @@ from pipeline.log import Progress
 from pipeline.media import Media, MediaInfo, fit
 from pipeline.run import GIB, RunOptions, write_sidecar
 from pipeline.scorer import every_column
+from pipeline.splitting import clips
 from pipeline.splitting.audit import Audit
+from pipeline.splitting.clips import CODERS, Coding, EncodedClip, Filter
 from pipeline.splitting.scene_detect import SceneDetect, format_scenes
 from pipeline.status import Status, recording
 from pipeline.store import FOLDER, Cells, Store, row_keys, working_on
@@ -46,18 +50,13 @@ from pipeline.workers import Pool
 from scoring.inference import SCORERS
 from scoring.quality.scorer import BorderFinder, Borders
 
-CLIPS_PER_TASK = 8
+CLIPS_PER_TASK = 32  # at most; a kill costs those of a task
+TASKS_PER_WORKER = 2  # at least; each begins to decode anew
 MAX_CLIPS_PER_SOURCE = 100_000  # two days in clips of two seconds; more is a mistake
 MAX_CLIP_BYTES = 2_000_000_000
 BORDER_FRAMES = 8
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 CLAIM_SECONDS = 60.0  # to wait for another process that names its clips
-SPARE_SECONDS = 1.0  # read beyond the end of a clip, for sound and packets that are out of order
-GROUPS_AHEAD = (1, 3)  # of pictures, from which a clip is read before the whole file is
-CODERS = {
-    "libx264": ("-c:v", "libx264", "-crf", "{crf}", "-preset", "{preset}"),
-    "libopenh264": ("-c:v", "libopenh264", "-b:v", "4M"),
-    "h264_nvenc": ("-c:v", "h264_nvenc", "-cq", "{crf}"),
-}
 PRESETS = "ultrafast superfast veryfast faster fast medium slow slower veryslow".split()
 
 
@@ -112,6 +111,21 @@ class Made:
 
 
 @dataclass(frozen=True)
+class Part:
+    """The frames [first, stop) of a source, which become a clip.
+
+    Attributes:
+        target: path of the clip.
+        partial: where it is written before it is whole.
+    """
+
+    target: Path
+    partial: Path
+    first: int
+    stop: int
+
+
+@dataclass(frozen=True)
 class CutJob:
     """Cuts some clips out of one source; runs in a worker process."""
 
@@ -121,129 +135,151 @@ class CutJob:
     def __call__(
         self, task: tuple[str, list[Clip]], allow: Callable[[float], None]
     ) -> list[Made | MediaError | OSError]:
+        _keep_freed_memory()
         path, clips = task
         media = Media(path, root=self.root or None)
         lengths = sum(clip.end - clip.start for clip in clips)
         allow(4 * media.info.duration + 20 * lengths)
-        made = [self._try(media, clip) for clip in clips]
+        parts = [self._part(media, clip) for clip in clips]
+        with ExitStack() as stack:
+            wanted = [stack.enter_context(_aside(part)) for part in parts if isinstance(part, Part)]
+            made = self._write(media, wanted)
         media.check_unchanged()
-        return made
+        return [made[part.target] if isinstance(part, Part) else part for part in parts]
 
-    def _try(self, media: Media, clip: Clip) -> Made | MediaError | OSError:
+    def _part(self, media: Media, clip: Clip) -> Part | MediaError | OSError:
+        """What a clip takes from its source."""
+        info = media.info
+        first, stop = frames_between(info, clip.start, clip.end)
+        if self.cutting.encoder == "copy":  # from the first key frame on
+            if not info.has_times:
+                return MediaError("partial", "a stream without time stamps cannot be copied in parts")
+            keys = info.key_frames[(info.key_frames >= first) & (info.key_frames < stop)]
+            first = int(keys[0]) if len(keys) else stop
+            stop = media.copyable(first, stop) if first < stop else stop
+        if first >= stop:
+            return MediaError("no_frames", f"no frame to begin with from {clip.start:g} to {clip.end:g} s")
+        target = Path(clip.target)
         try:
-            return self._cut(media, clip)
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            return error
+        return Part(target, target.with_name(f".{target.name[-120:]}.part"), first, stop)
+
+    def _write(self, media: Media, parts: Sequence[Part]) -> dict[Path, Made | MediaError | OSError]:
+        """Write all parts: what can be copied is, all others are encoded in one pass over the source."""
+        made: dict[Path, Made | MediaError | OSError] = {}
+        if self.cutting.encoder == "copy":
+            for part in parts:
+                made[part.target] = self._try(media, part, partial(self._copy, media, part))
+            return made
+        return self._encode(media, parts)
+
+    def _try(self, media: Media, part: Part, write: Callable[[], None]) -> Made | MediaError | OSError:
+        try:
+            write()
+            return self._finish(media.info, part)
         except (MediaError, OSError) as error:
             return error
 
-    def _cut(self, media: Media, clip: Clip) -> Made:
-        """Write one clip aside, check it, and give it its name.
+    def _copy(self, media: Media, part: Part) -> None:
+        clips.copy(part.partial, media, part.first, part.stop, self.cutting.keep_audio)
+
+    def _encode(self, media: Media, parts: Sequence[Part]) -> dict[Path, Made | MediaError | OSError]:
+        """Write parts in one pass over the source; each has an encoder of its own."""
+        made: dict[Path, Made | MediaError | OSError] = {}
+        waiting = deque(sorted(parts, key=lambda part: part.first))
+        open_ones: dict[Part, EncodedClip] = {}
+        wanted = np.zeros(len(media.info.frame_seconds), bool)
+        for part in parts:
+            wanted[part.first : part.stop] = True
+
+        def end(part: Part) -> None:
+            made[part.target] = self._try(media, part, open_ones.pop(part).close)
+
+        try:
+            for frame in media.frames(np.flatnonzero(wanted)):
+                while waiting and waiting[0].first <= frame.index:
+                    part = waiting.popleft()
+                    coding = self._coding(media, part)
+                    open_ones[part] = EncodedClip(
+                        part.partial, media, part.first, part.stop, coding, self.cutting.keep_audio
+                    )
+                for part in list(open_ones):
+                    try:
+                        if frame.index < part.stop:
+                            open_ones[part].add(frame)
+                        if frame.index >= part.stop - 1:
+                            end(part)
+                    except (MediaError, OSError) as error:
+                        made[part.target] = error
+                        del open_ones[part]
+        except MediaError as error:
+            for part in (*open_ones, *waiting):
+                made[part.target] = error
+            return made
+        for part in list(open_ones):
+            end(part)
+        for part in waiting:
+            made[part.target] = MediaError("partial", f"0 of {part.stop - part.first} frames were written")
+        return made
+
+    def _finish(self, info: MediaInfo, part: Part) -> Made:
+        """Give a clip its name.
 
         Raises:
-            MediaError: nothing is there to be cut, or less came out than was asked for.
+            MediaError: less was written than was asked for.
             OSError: the disk is full or refuses.
         """
-        info = media.info
-        first, stop = frames_between(info, clip.start, clip.end)
-        if self.cutting.encoder == "copy":  # a copy can begin only at a key frame
-            if not info.has_times:
-                raise MediaError("partial", "a stream without time stamps cannot be copied in parts")
-            keys = info.key_frames[(info.key_frames >= first) & (info.key_frames < stop)]
-            first = int(keys[0]) if len(keys) else stop
-        if first >= stop:
-            raise MediaError("no_frames", f"no frame to begin with from {clip.start:g} to {clip.end:g} s")
-        target = Path(clip.target)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name[-120:]}.part")
-        try:
-            self._write(media, first, stop, partial)
-            with open(partial, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
-        status = target.stat()
-        begin = float(info.frame_seconds[first])
-        end = begin + seconds_of(info, first, stop)
+        self._check(info, part)
+        with open(part.partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(part.partial, part.target)
+        status = part.target.stat()
+        begin = float(info.frame_seconds[part.first])
+        end = begin + seconds_of(info, part.first, part.stop)
         return Made(status.st_size, status.st_mtime_ns, begin, end)
 
-    def _write(self, media: Media, first: int, stop: int, partial: Path) -> None:
-        """Write the frames [first, stop), reading from a little ahead of them, else from further ahead.
-
-        Which frames are kept is decided by their times, not by where FFmpeg's seeking ends up: in
-        some containers (MPEG-TS) that is too late, and then frames are missing.
-        """
-        picture = self._picture(media, first, stop)
-        starts = seek_positions(media.info, first)
-        for last_chance, begin in zip([*[False] * (len(starts) - 1), True], starts, strict=True):
-            try:
-                ffmpeg.run(self._arguments(media.info, first, stop, begin, picture, partial))
-                self._check(media.info, first, stop, partial)
-                return
-            except MediaError:
-                if last_chance:
-                    raise
-
-    def _arguments(
-        self, info: MediaInfo, first: int, stop: int, begin: float | None, picture: str, partial: Path
-    ) -> list[str]:
+    def _coding(self, media: Media, part: Part) -> Coding:
         cutting = self.cutting
-        # One thread each: the workers use the cores, and x264's output depends on its threads.
-        arguments = [*ffmpeg.SAFE_INPUT, "-threads", "1"]
-        start, end = bounds(info, first, stop)
-        if info.has_times:
-            arguments += ["-copyts", "-start_at_zero"]
-            arguments += ["-ss", f"{begin:.6f}"] if begin is not None else []
-            arguments += ["-t", f"{end - (begin or 0.0) + SPARE_SECONDS:.6f}"]
-        # Where the size changes in mid-stream FFmpeg would start its filters anew, and count from 0.
-        arguments += ["-reinit_filter", "0"]
-        arguments += ["-i", f"file:{os.path.realpath(info.path)}", "-map", "0:V:0", "-sn", "-dn"]
-        if cutting.keep_audio and info.has_audio:
-            arguments += ["-map", "0:a:0", "-c:a", "aac"]
-            if cutting.encoder != "copy" and info.has_times:
-                zero = float(info.frame_seconds[first]) + info.start_seconds
-                arguments += ["-af", f"atrim={start:.6f}:{end:.6f},asetpts=PTS-{zero:.6f}/TB"]
-        else:
-            arguments += ["-an"]
-        arguments += ["-map_metadata", "-1", "-map_chapters", "-1"]
-        if cutting.encoder == "copy":
-            start = after_key_before(info, first)
-            arguments += ["-ss", f"{start:.6f}", "-t", f"{end - start:.6f}"]
-            arguments += ["-c:v", "copy", "-avoid_negative_ts", "make_zero"]
-        else:
-            settings = {"crf": cutting.crf, "preset": cutting.preset}
-            arguments += [part.format(**settings) for part in CODERS[cutting.encoder]]
-            arguments += ["-threads", "1", "-pix_fmt", "yuv420p", "-vf", picture]
-            if cutting.target_fps is None:
-                arguments += ["-fps_mode", "passthrough", "-enc_time_base", "demux"]
-                arguments += ["-frames:v", str(stop - first)]
-        arguments += ["-fs", str(MAX_CLIP_BYTES), "-movflags", "+faststart", "-f", "mp4", "-y"]
-        return [*arguments, f"file:{partial.absolute()}"]
+        filters = picture_filters(media.info, cutting, self._borders(media, part))
+        return Coding.of(cutting.encoder, filters, crf=cutting.crf, preset=cutting.preset)
 
-    def _picture(self, media: Media, first: int, stop: int) -> str:
-        """FFmpeg's filter from the decoded frames to those of the clip."""
-        info = media.info
-        start, end = bounds(info, first, stop)
-        if info.has_times:
-            chosen = f"trim={start:.6f}:{end:.6f},setpts=PTS-STARTPTS"
-        else:  # nothing to tell them by: count the frames
-            chosen = f"select=between(n\\,{first}\\,{stop - 1}),setpts=N/({info.fps}*TB)"
-        return f"{chosen},{picture_filter(info, self.cutting, self._borders(media, first, stop))}"
-
-    def _borders(self, media: Media, first: int, stop: int) -> Borders:
+    def _borders(self, media: Media, part: Part) -> Borders:
         finder = BorderFinder()
         if self.cutting.crop_borders:
-            for frame in media.frames(np.linspace(first, stop - 1, BORDER_FRAMES).astype(int)):
+            for frame in media.frames(np.linspace(part.first, part.stop - 1, BORDER_FRAMES).astype(int)):
                 finder.add(frame.luma())
         return finder.borders()
 
-    def _check(self, info: MediaInfo, first: int, stop: int, partial: Path) -> None:
-        made = Media(str(partial)).info
-        asked, frames = stop - first, len(made.frame_seconds)
+    def _check(self, info: MediaInfo, part: Part) -> None:
+        made = Media(str(part.partial)).info
+        asked, frames = part.stop - part.first, len(made.frame_seconds)
+        allowed = 0
         if self.cutting.target_fps is not None:
-            asked = max(1, round(seconds_of(info, first, stop) * self.cutting.target_fps))
-        allowed = max(2, asked // 50) if self.cutting.encoder == "copy" or self.cutting.target_fps else 0
+            asked = max(1, round(seconds_of(info, part.first, part.stop) * self.cutting.target_fps))
+            allowed = max(2, asked // 50)
         if frames < asked - allowed:
             raise MediaError("partial", f"{frames} of {asked} frames were written")
+
+
+@cache
+def _keep_freed_memory() -> None:
+    """Have glibc keep what is freed: each encoder wants some 100 MB, and new pages from the system cost a tenth of
+    the time of encoding a short clip."""
+    with suppress(AttributeError, OSError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        for parameter, value in ((M_TRIM_THRESHOLD, 1 << 30), (M_MMAP_THRESHOLD, 1 << 25)):
+            mallopt(parameter, value)
+
+
+@contextmanager
+def _aside(part: Part) -> Iterator[Part]:
+    """A part, of which nothing is left where it is written aside."""
+    try:
+        yield part
+    finally:
+        part.partial.unlink(missing_ok=True)
 
 
 def frames_between(info: MediaInfo, start: float, end: float) -> tuple[int, int]:
@@ -261,61 +297,34 @@ def seconds_of(info: MediaInfo, first: int, stop: int) -> float:
     return float(end - info.frame_seconds[first])
 
 
-def bounds(info: MediaInfo, first: int, stop: int) -> tuple[float, float]:
-    """Times on FFmpeg's clock between which the frames [first, stop) begin, and no other.
-
-    A quarter of a frame ahead of the first and of the one after the last, so that no rounding of
-    time stamps lets one in or leaves one out: not theirs to ticks of a clock, nor FFmpeg's of these
-    bounds to the ticks of the stream, which may be as long as a frame.
-    """
-    gaps = [seconds_of(info, i, i + 1) if i >= 0 else 1.0 for i in (first - 1, stop - 1)]
-    before, last = (max(gap, 1e-3) for gap in gaps)
-    seconds = info.frame_seconds + info.start_seconds
-    return float(seconds[first] - before / 4), float(seconds[stop - 1] + 3 * last / 4)
-
-
-def after_key_before(info: MediaInfo, key: int) -> float:
-    """A time on FFmpeg's clock from which a copy begins at that key frame and at no earlier one.
-
-    A copy goes by the times of decoding, which are ahead of those of showing: hence half way.
-    """
-    before = info.key_frames[info.key_frames < key]
-    seconds = info.frame_seconds
-    middle = (seconds[before[-1]] + seconds[key]) / 2 if len(before) else seconds[key] - 1.0
-    return float(middle + info.start_seconds)
-
-
-def seek_positions(info: MediaInfo, first: int) -> list[float | None]:
-    """Where to begin reading for a frame, nearest first; None is the beginning of the file."""
-    if not (info.has_times and info.can_seek):
-        return [None]
-    keys = info.key_frames[info.key_frames <= first]
-    nearest = [int(keys[-back]) for back in GROUPS_AHEAD if back < len(keys)]
-    return [*(float(info.frame_seconds[key]) + info.start_seconds for key in nearest), None]
-
-
-def picture_filter(info: MediaInfo, cutting: Cutting, borders: Borders) -> str:
-    """FFmpeg's filter from the turned source to square pixels, even sides and the wanted size."""
+def picture_filters(info: MediaInfo, cutting: Cutting, borders: Borders) -> list[Filter]:
+    """FFmpeg's filters from frames as stored to turned ones with square pixels, even sides and the wanted
+    size."""
     height, width = info.height, info.width
-    parts = []
+    filters: list[Filter] = list(_TURNS[info.rotation])
     if any(borders):
-        parts.append(f"scale={width}:{height}")  # where a later part of the file has another size
         left, top = borders.left + borders.left % 2, borders.top + borders.top % 2
         width = (width - borders.right - left) // 2 * 2
         height = (height - borders.bottom - top) // 2 * 2
-        parts.append(f"crop={width}:{height}:{left}:{top}:exact=1")
+        filters.append(("crop", f"{width}:{height}:{left}:{top}:exact=1"))
     wide = round(width * info.pixel_aspect) if info.rotation % 180 == 0 else width
     high = height if info.rotation % 180 == 0 else round(height * info.pixel_aspect)
     if cutting.shorter_size is not None:
         high, wide = fit(high, wide, short=cutting.shorter_size)
     if (high, wide) != (height, width):
         high, wide = (max(2, round(side / 2) * 2) for side in (high, wide))
-    parts.append(f"scale={wide}:{high}")
+        filters.append(("scale", f"{wide}:{high}"))
     if high % 2 or wide % 2:
-        parts.append("pad=ceil(iw/2)*2:ceil(ih/2)*2")
+        filters.append(("pad", "ceil(iw/2)*2:ceil(ih/2)*2"))
     if cutting.target_fps is not None:
-        parts.append(f"fps={cutting.target_fps:g}")
-    return ",".join([*parts, "setsar=1"])
+        filters.append(("fps", f"{cutting.target_fps:g}"))
+    return filters
+
+
+#: By degrees counter-clockwise.
+_TURNS: dict[int, tuple[Filter, ...]] = {
+    0: (), 90: (("transpose", "cclock"),), 180: (("hflip", ""), ("vflip", "")), 270: (("transpose", "clock"),),
+}  # fmt: skip
 
 
 # --- what is to be cut -------------------------------------------------------------------------
@@ -518,14 +527,14 @@ def cut(tables: Sequence[str], cutting: Cutting, options: RunOptions) -> Status:
     """Cut the shots of a table into clips and write the table of the clips.
 
     Raises:
-        CallError: no ffmpeg, encoder, table or `timestamp`.
+        CallError: no such encoder, table or `timestamp`.
         StorageError: the clips or the table cannot be written.
     """
     if not cutting.save_dir:
         raise CallError("--save_dir is missing: the folder of the clips")
-    if cutting.encoder != "copy" and cutting.encoder not in ffmpeg.encoders():
-        have = ", ".join(e for e in CODERS if e in ffmpeg.encoders()) or "none of them"
-        raise CallError(f"--encoder {cutting.encoder}: {ffmpeg.program()} has {have}")
+    if cutting.encoder not in ("copy", *clips.encoders()):
+        have = ", ".join(clips.encoders()) or "none"
+        raise CallError(f"--encoder {cutting.encoder}: the FFmpeg inside PyAV has {have}")
     paths = meta.expand(tables)
     output = meta.output_path(paths, "clips", options.output)
     frame = meta.read(tables, ("path", "timestamp"))
@@ -534,7 +543,7 @@ def cut(tables: Sequence[str], cutting: Cutting, options: RunOptions) -> Status:
             os.makedirs(cutting.save_dir, exist_ok=True)
         with _claiming(cutting.save_dir) as claims:
             plan = _plan(frame, cutting, claims)
-        meaning = f"cut v2 {replace(cutting, min_seconds=None, max_seconds=None)!r}"
+        meaning = f"cut v3 {replace(cutting, min_seconds=None, max_seconds=None)!r}"
         cells = Store(output.parent).verdicts_of("cut", meaning, ("made",))
         results = _cut_all(frame, plan, cutting, options, cells)
         _write(frame, plan, results, cutting, status)
@@ -606,23 +615,34 @@ def _cut_in_workers(
     by_row: dict[int, list[int]] = {}
     for number in numbers:
         by_row.setdefault(plan.rows[number], []).append(number)
-    groups = [
-        (row, some[start : start + CLIPS_PER_TASK])
-        for row, some in by_row.items()
-        for start in range(0, len(some), CLIPS_PER_TASK)
-    ]
+    workers = options.num_workers or os.cpu_count() or 1
+    groups = _groups(list(by_row.values()), plan.clips, TASKS_PER_WORKER * workers)
     paths = meta.text(frame, "path")
-    tasks = ((tuple(some), (paths.iat[row], [plan.clips[n] for n in some])) for row, some in groups)
+    tasks = ((tuple(some), (paths.iat[plan.rows[some[0]]], [plan.clips[n] for n in some])) for some in groups)
     with Watchdog(options.stall) as watchdog:
         pool = Pool(
             CutJob(cutting, options.root),
-            max(1, min(len(groups), options.num_workers or os.cpu_count() or 1)),
+            max(1, min(len(groups), workers)),
             seconds=options.timeout,
             memory_bytes=int(options.worker_memory * GIB),
             heartbeat=watchdog.alive,
         )
         for some, made in pool.map(tasks):
             yield list(some), [made] * len(some) if isinstance(made, MediaError) else made
+
+
+def _groups(sources: Sequence[list[int]], clips: Sequence[Clip], least: int) -> list[list[int]]:
+    """The clips of each source in groups of about equal length in seconds, `least` or more in all if there are
+    as many."""
+    lengths = [np.array([clips[n].end - clips[n].start for n in some]) for some in sources]
+    total = float(sum(length.sum() for length in lengths))
+    groups = []
+    for some, length in zip(sources, lengths, strict=True):
+        parts = max(math.ceil(len(some) / CLIPS_PER_TASK), math.ceil(least * length.sum() / total))
+        middles = (np.cumsum(length) - length / 2) / length.sum()
+        at = np.searchsorted(middles, np.arange(1, parts) / parts)
+        groups += [group.tolist() for group in np.split(np.array(some), at) if len(group)]
+    return groups
 
 
 def _write(
