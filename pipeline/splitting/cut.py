@@ -16,6 +16,7 @@ import ctypes
 import hashlib
 import itertools
 import json
+import logging
 import math
 import os
 import re
@@ -41,22 +42,26 @@ from pipeline.run import GIB, RunOptions, write_sidecar
 from pipeline.scorer import every_column
 from pipeline.splitting import clips
 from pipeline.splitting.audit import Audit
-from pipeline.splitting.clips import CODERS, Coding, EncodedClip, Filter
+from pipeline.splitting.clips import CODERS, Coding, EncodedClip, Filter, NotCopyable
 from pipeline.splitting.scene_detect import SceneDetect, format_scenes
 from pipeline.status import Status, recording
 from pipeline.store import FOLDER, Cells, Store, row_keys, working_on
 from pipeline.watchdog import Watchdog
 from pipeline.workers import Pool
 from scoring.inference import SCORERS
-from scoring.quality.scorer import BorderFinder, Borders
+from scoring.quality.scorer import BorderFinder
+
+log = logging.getLogger(__name__)
 
 CLIPS_PER_TASK = 32  # at most; a kill costs those of a task
 TASKS_PER_WORKER = 2  # at least; each begins to decode anew
 MAX_CLIPS_PER_SOURCE = 100_000  # two days in clips of two seconds; more is a mistake
 MAX_CLIP_BYTES = 2_000_000_000
 BORDER_FRAMES = 8
+SEAM_FRAMES = 8  # that are looked at behind the seams of a clip that was put together
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 CLAIM_SECONDS = 60.0  # to wait for another process that names its clips
+MOVED = "begin or end elsewhere than asked, where a copy can; `clip_start` and `clip_end` say where"
 PRESETS = "ultrafast superfast veryfast faster fast medium slow slower veryslow".split()
 
 
@@ -71,7 +76,7 @@ class Cutting:
     )
     target_fps: float | None = option(None, "frames per second; default: the source's", gt=0)
     shorter_size: int | None = option(None, "pixels of the short side at most; never enlarged", ge=16)
-    encoder: str = option("libx264", "video encoder", choices=(*CODERS, "copy"))
+    encoder: str = option("libx264", "video encoder", choices=(*CODERS, "copy", "smart"))
     crf: int = option(18, "quality of libx264 and h264_nvenc, lower is better", ge=0, le=51)
     preset: str = option("veryfast", "speed of libx264", choices=PRESETS)
     crop_borders: bool = option(False, "cut black borders off")
@@ -99,12 +104,20 @@ class Clip:
 
 @dataclass(frozen=True)
 class Made:
-    """A clip that was written: its file's size and time, and what of the source is in it."""
+    """A clip that was written: its file's size and time, and what of the source is in it.
+
+    Attributes:
+        start, end: seconds since the first frame of the source.
+        crop: x, y, width and height of what of the picture was kept, where borders were to be cut off.
+        note: what was done in another way than was asked for.
+    """
 
     size: int
     mtime_ns: int
     start: float
     end: float
+    crop: tuple[int, int, int, int] | None = None
+    note: str = ""
 
 
 # --- in the worker -----------------------------------------------------------------------------
@@ -117,12 +130,16 @@ class Part:
     Attributes:
         target: path of the clip.
         partial: where it is written before it is whole.
+        crop: x, y, width and height of what of the picture is to be kept.
+        note: what is done in another way than was asked for.
     """
 
     target: Path
     partial: Path
     first: int
     stop: int
+    crop: tuple[int, int, int, int] | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -150,7 +167,7 @@ class CutJob:
     def _part(self, media: Media, clip: Clip) -> Part | MediaError | OSError:
         """What a clip takes from its source."""
         info = media.info
-        first, stop = frames_between(info, clip.start, clip.end)
+        first, stop = asked = frames_between(info, clip.start, clip.end)
         if self.cutting.encoder == "copy":  # from the first key frame on
             if not info.has_times:
                 return MediaError("partial", "a stream without time stamps cannot be copied in parts")
@@ -162,18 +179,24 @@ class CutJob:
         target = Path(clip.target)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
+            crop = self._crop(media, first, stop) if self.cutting.crop_borders else None
+        except (MediaError, OSError) as error:
             return error
-        return Part(target, target.with_name(f".{target.name[-120:]}.part"), first, stop)
+        note = "" if (first, stop) == asked else MOVED
+        return Part(target, target.with_name(f".{target.name[-120:]}.part"), first, stop, crop, note)
 
     def _write(self, media: Media, parts: Sequence[Part]) -> dict[Path, Made | MediaError | OSError]:
         """Write all parts: what can be copied is, all others are encoded in one pass over the source."""
         made: dict[Path, Made | MediaError | OSError] = {}
-        if self.cutting.encoder == "copy":
-            for part in parts:
+        rest = []
+        for part in parts:
+            if self.cutting.encoder == "copy":
                 made[part.target] = self._try(media, part, partial(self._copy, media, part))
-            return made
-        return self._encode(media, parts)
+            elif self.cutting.encoder == "smart" and (why := self._splice(media, part, made)):
+                rest.append(replace(part, note=f"encoded: {why}"))
+            elif self.cutting.encoder != "smart":
+                rest.append(part)
+        return made | self._encode(media, rest) if rest else made
 
     def _try(self, media: Media, part: Part, write: Callable[[], None]) -> Made | MediaError | OSError:
         try:
@@ -184,6 +207,22 @@ class CutJob:
 
     def _copy(self, media: Media, part: Part) -> None:
         clips.copy(part.partial, media, part.first, part.stop, self.cutting.keep_audio)
+
+    def _splice(self, media: Media, part: Part, made: dict[Path, Made | MediaError | OSError]) -> str:
+        """Copy what can be copied of a part; where that is nothing, or does not decode, say why."""
+        try:
+            coding = self._coding(media.info, part)
+            seams = clips.splice(part.partial, media, part.first, part.stop, coding, self.cutting.keep_audio)
+            if not _decodes(Media(str(part.partial)), media.info, part, seams):
+                return "what was copied does not decode as it should"
+            made[part.target] = self._finish(media.info, part)
+        except NotCopyable as error:
+            return str(error)
+        except MediaError as error:
+            return f"a copy failed: {error.detail}"
+        except OSError as error:
+            made[part.target] = error
+        return ""
 
     def _encode(self, media: Media, parts: Sequence[Part]) -> dict[Path, Made | MediaError | OSError]:
         """Write parts in one pass over the source; each has an encoder of its own."""
@@ -201,7 +240,7 @@ class CutJob:
             for frame in media.frames(np.flatnonzero(wanted)):
                 while waiting and waiting[0].first <= frame.index:
                     part = waiting.popleft()
-                    coding = self._coding(media, part)
+                    coding = self._coding(media.info, part)
                     open_ones[part] = EncodedClip(
                         part.partial, media, part.first, part.stop, coding, self.cutting.keep_audio
                     )
@@ -238,19 +277,30 @@ class CutJob:
         status = part.target.stat()
         begin = float(info.frame_seconds[part.first])
         end = begin + seconds_of(info, part.first, part.stop)
-        return Made(status.st_size, status.st_mtime_ns, begin, end)
+        return Made(status.st_size, status.st_mtime_ns, begin, end, part.crop, part.note)
 
-    def _coding(self, media: Media, part: Part) -> Coding:
+    def _coding(self, info: MediaInfo, part: Part) -> Coding:
         cutting = self.cutting
-        filters = picture_filters(media.info, cutting, self._borders(media, part))
-        return Coding.of(cutting.encoder, filters, crf=cutting.crf, preset=cutting.preset)
+        encoder = "libx264" if cutting.encoder == "smart" else cutting.encoder
+        filters = picture_filters(info, cutting, part.crop)
+        return Coding.of(encoder, filters, crf=cutting.crf, preset=cutting.preset)
 
-    def _borders(self, media: Media, part: Part) -> Borders:
+    def _crop(self, media: Media, first: int, stop: int) -> tuple[int, int, int, int]:
+        """x, y, width and height of the picture without black borders: even numbers, never into content."""
         finder = BorderFinder()
-        if self.cutting.crop_borders:
-            for frame in media.frames(np.linspace(part.first, part.stop - 1, BORDER_FRAMES).astype(int)):
-                finder.add(frame.luma())
-        return finder.borders()
+        for frame in media.frames(np.linspace(first, stop - 1, BORDER_FRAMES).astype(int)):
+            finder.add(frame.luma())
+        borders, info = finder.borders(), media.info
+        if not any(borders):
+            return 0, 0, info.width, info.height
+        left, top = borders.left // 2 * 2, borders.top // 2 * 2
+        width, height = info.width - left - borders.right, info.height - top - borders.bottom
+        return (
+            left,
+            top,
+            min(info.width - left, width + width % 2),
+            min(info.height - top, height + height % 2),
+        )
 
     def _check(self, info: MediaInfo, part: Part) -> None:
         made = Media(str(part.partial)).info
@@ -282,6 +332,20 @@ def _aside(part: Part) -> Iterator[Part]:
         part.partial.unlink(missing_ok=True)
 
 
+def _decodes(clip: Media, info: MediaInfo, part: Part, seams: tuple[int, int]) -> bool:
+    """Whether a clip that was put together has all its frames at their times, and they decode at its begin and
+    at both seams; between them is what the source has."""
+    seconds = info.frame_seconds[part.first : part.stop]
+    found = clip.info.frame_seconds
+    if len(found) != len(seconds) or not np.allclose(found, seconds - seconds[0], atol=1.5e-3):
+        return False
+    looked_at = np.zeros(len(found), bool)
+    for seam in (0, *(seam - part.first for seam in seams)):
+        if seam < len(found):
+            looked_at[max(0, seam - 1) : seam + SEAM_FRAMES] = True
+    return sum(1 for _ in clip.frames(np.flatnonzero(looked_at))) == looked_at.sum()
+
+
 def frames_between(info: MediaInfo, start: float, end: float) -> tuple[int, int]:
     """Indices [first, stop) of the frames that begin in [start, end) seconds, to the millisecond.
 
@@ -297,15 +361,18 @@ def seconds_of(info: MediaInfo, first: int, stop: int) -> float:
     return float(end - info.frame_seconds[first])
 
 
-def picture_filters(info: MediaInfo, cutting: Cutting, borders: Borders) -> list[Filter]:
-    """FFmpeg's filters from frames as stored to turned ones with square pixels, even sides and the wanted
-    size."""
+def picture_filters(
+    info: MediaInfo, cutting: Cutting, crop: tuple[int, int, int, int] | None
+) -> list[Filter]:
+    """FFmpeg's filters from frames as stored to turned ones with square pixels, even sides and the wanted size.
+
+    Args:
+        crop: x, y, width and height of what is to be kept of the turned picture; None for all.
+    """
     height, width = info.height, info.width
     filters: list[Filter] = list(_TURNS[info.rotation])
-    if any(borders):
-        left, top = borders.left + borders.left % 2, borders.top + borders.top % 2
-        width = (width - borders.right - left) // 2 * 2
-        height = (height - borders.bottom - top) // 2 * 2
+    if crop is not None and crop != (0, 0, width, height):
+        left, top, width, height = crop
         filters.append(("crop", f"{width}:{height}:{left}:{top}:exact=1"))
     wide = round(width * info.pixel_aspect) if info.rotation % 180 == 0 else width
     high = height if info.rotation % 180 == 0 else round(height * info.pixel_aspect)
@@ -532,7 +599,8 @@ def cut(tables: Sequence[str], cutting: Cutting, options: RunOptions) -> Status:
     """
     if not cutting.save_dir:
         raise CallError("--save_dir is missing: the folder of the clips")
-    if cutting.encoder not in ("copy", *clips.encoders()):
+    encoder = "libx264" if cutting.encoder == "smart" else cutting.encoder
+    if encoder not in ("copy", *clips.encoders()):
         have = ", ".join(clips.encoders()) or "none"
         raise CallError(f"--encoder {cutting.encoder}: the FFmpeg inside PyAV has {have}")
     paths = meta.expand(tables)
@@ -549,6 +617,9 @@ def cut(tables: Sequence[str], cutting: Cutting, options: RunOptions) -> Status:
         _write(frame, plan, results, cutting, status)
         status.judge(options.max_failed)
         cells.compact()
+    notes = Counter(result.note for result in results if isinstance(result, Made) and result.note)
+    for note, count in notes.most_common():
+        log.warning("%d of %d clips: %s", count, len(results), note)
     return status
 
 
@@ -698,6 +769,9 @@ def _describe(clips: pd.DataFrame, sources: list[str], made: list[Any], cutting:
     _add(clips, "source_path", sources)
     _add(clips, "clip_start", [round(m[1].start, 6) if m else None for m in made])
     _add(clips, "clip_end", [round(m[1].end, 6) if m else None for m in made])
+    if cutting.crop_borders:
+        for place, column in enumerate(("crop_x", "crop_y", "crop_w", "crop_h")):
+            _add(clips, column, [m[1].crop[place] if m and m[1].crop else None for m in made])
 
 
 def _add(frame: pd.DataFrame, column: str, values: Sequence[object]) -> None:
