@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import subprocess
 import threading
 from contextlib import ExitStack
 from pathlib import Path
@@ -492,13 +493,107 @@ def test_a_copy_begins_at_a_key_frame_and_says_where(tmp_path: Path) -> None:
         original = {f.index: f.rgb() for f in Media(str(source.path)).frames()}
         copied = [frame.rgb() for frame in Media(clip["path"]).frames()]
         assert (clip["clip_start"], clip["clip_end"]) == ("0.96", "1.92")
-        assert 24 <= len(copied) <= 26  # a copy ends at a packet, and those are not in order of time
-        assert all(np.array_equal(picture, original[24 + n]) for n, picture in enumerate(copied[:24]))
+        assert len(copied) == 24
+        assert all(np.array_equal(picture, original[24 + n]) for n, picture in enumerate(copied))
     assert [(row["path"], row["code"]) for row in done.failed] == [
         (str(sources[0].path), "no_frames"),
         (str(sources[1].path), "no_frames"),
         (str(raw), "partial"),
     ]
+
+
+@pytest.fixture(scope="module")
+def spliced(tmp_path_factory: pytest.TempPathFactory) -> Pieces:
+    """Every kind of video cut by copying what can be copied."""
+    folder = tmp_path_factory.mktemp("spliced")
+    made = footage.every_kind(folder)
+    rows, asked = [], []
+    for name, source in made.items():
+        count, ends = len(source.numbers), [*source.seconds, 99.0]
+        spans = [(0, count)] if count < 8 else [(3, count - 2), (count // 3, count - count // 4), (0, count)]
+        rows.append({"path": str(source.path), "timestamp": scenes(*((ends[a], ends[b]) for a, b in spans))})
+        asked += [(name, source, range(a, b)) for a, b in spans]
+    done = Cut(folder, rows, encoder="smart")
+    assert done.failed == []
+    pieces: Pieces = {name: [] for name in made}
+    for (name, source, frames), clip in zip(asked, done.clips, strict=True):
+        pieces[name].append((source, frames, clip))
+    return pieces
+
+
+@pytest.mark.parametrize("name", footage.KINDS)
+def test_a_clip_that_is_copied_where_it_can_be_is_exact_all_the_same(spliced: Pieces, name: str) -> None:
+    for source, frames, clip in spliced[name]:
+        assert numbers_in(clip["path"]) == [source.numbers[i] for i in frames]
+        times = source.seconds[frames.start : frames.stop]
+        assert Media(clip["path"]).info.frame_seconds == pytest.approx(times - times[0], abs=1.1e-3)
+
+
+@pytest.mark.parametrize("edges", [(0, 75), (25, 75), (10, 75), (10, 63), (27, 77)])
+def test_whole_groups_of_pictures_are_copied(
+    tmp_path: Path, edges: tuple[int, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    codec = ("-c:v", "libx264", "-preset", "medium", "-pix_fmt", "yuv420p", "-g", "25", "-sc_threshold", "0")
+    path = footage.numbered(tmp_path / "a.mp4", 100, codec=codec)
+    first, stop = edges
+    row = {"path": str(path), "timestamp": scenes((first / 25, stop / 25))}
+    with caplog.at_level("WARNING"):
+        done = Cut(tmp_path, [row], encoder="smart")
+    assert numbers_in(done.clips[0]["path"]) == list(range(first, stop))
+    assert "encoded" not in caplog.text
+    copied = set(packets_of(path)) & set(packets_of(done.clips[0]["path"]))
+    assert len(copied) >= (stop // 25 - -(-first // 25)) * 25 > 0
+    said = decoded_by_ffmpeg(done.clips[0]["path"])
+    assert said == ""
+
+
+def packets_of(path: str | Path) -> list[bytes]:
+    with av.open(str(path)) as container:
+        return [bytes(packet) for packet in container.demux(video=0) if packet.size]
+
+
+def decoded_by_ffmpeg(path: str) -> str:
+    """What the program says of a clip while it decodes it."""
+    command = [footage.ffmpeg.program(), "-v", "warning", "-i", path, "-f", "null", "-"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stderr
+
+
+def test_what_cannot_be_copied_is_encoded_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = footage.vp8(tmp_path / "a.webm").path
+    with caplog.at_level("WARNING"):
+        done = Cut(tmp_path, [{"path": str(path), "timestamp": scenes((0, 0.4))}], encoder="smart")
+    assert "1 of 1 clips: encoded: its codec is vp8, not h264" in caplog.text
+    assert numbers_in(done.clips[0]["path"]) == list(range(10))
+
+
+def test_clips_that_share_frames_get_each_its_own(tmp_path: Path) -> None:
+    source = footage.vfr(tmp_path / "a.mp4")
+    ends = source.seconds
+    spans = [(0, 20), (5, 15), (10, 30), (5, 15)]
+    row = {"path": str(source.path), "timestamp": scenes(*((ends[a], ends[b]) for a, b in spans))}
+    done = Cut(tmp_path, [row])
+    for (a, b), clip in zip(spans, done.clips, strict=True):
+        assert numbers_in(clip["path"]) == source.numbers[a:b]
+        assert Media(clip["path"]).info.frame_seconds == pytest.approx(ends[a:b] - ends[a], abs=1.1e-3)
+
+
+def test_the_crop_stands_in_columns_and_takes_no_line_of_the_picture(tmp_path: Path) -> None:
+    pictures = [np.pad(footage.picture(n, 201, 320), ((39, 40), (0, 0), (0, 0))) for n in range(5)]
+    boxed = footage.encode(tmp_path / "boxed.mp4", pictures)
+    plain = footage.numbered(tmp_path / "plain.mp4", 5)
+    rows = [{"path": str(path), "timestamp": scenes((0, 0.2))} for path in (boxed, plain)]
+    done = Cut(tmp_path, rows, crop_borders=True)
+    crops = [[int(clip[f"crop_{side}"]) for side in "xywh"] for clip in done.clips]
+    assert crops[1] == [0, 0, 320, 240]
+    x, y, width, height = crops[0]
+    assert (x, width) == (0, 320)
+    assert 36 <= y <= 39
+    assert 240 <= y + height <= 244
+    assert not y % 2
+    assert not height % 2
+    assert [(Media(clip["path"]).info.width, Media(clip["path"]).info.height) for clip in done.clips] == [
+        (320, height), (320, 240),
+    ]  # fmt: skip
 
 
 # --- the command -------------------------------------------------------------------------------
