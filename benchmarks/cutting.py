@@ -1,7 +1,8 @@
 """Cutting all shots of a video against one ffmpeg per shot: python -m benchmarks.cutting VIDEO
 
 The shots are those between the cuts of `<name>.json` beside the video (see benchmarks.join_shots), or
-`--shots` of equal length. Peers, with the same encoder: an ffmpeg for each shot, which seeks to its begin, one
+`--shots` of equal length; `--gop N` encodes the video anew before, with key frames every N frames and not at
+the cuts. Peers, with the same encoder: an ffmpeg for each shot, which seeks to its begin, one
 after another with as many threads as FFmpeg takes; the same with one thread each, as many at a time as there are
 cores; and one with one thread that encodes the same seconds in one go. Targets: at least 1.2 times as fast as the
 first; with one worker, at most 1.15 times the CPU time of the last. With `--encoder smart`, which copies what it
@@ -104,6 +105,7 @@ def main() -> None:
     )
     parser.add_argument("video", type=Path)
     parser.add_argument("--shots", type=int, default=24, metavar="N", help="default 24")
+    parser.add_argument("--gop", type=int, metavar="N", help="key frames every N frames only")
     parser.add_argument("--encoder", default="libx264", choices=("libx264", "smart"))
     parser.add_argument("--repeat", type=int, default=5, metavar="N", help="default 5")
     given = parser.parse_args()
@@ -115,6 +117,10 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        if given.gop:
+            keys = ("-g", str(given.gop), "-sc_threshold", "0")
+            _ffmpeg("-i", video, "-c:v", "libx264", *keys, "-an", folder / "gop.mp4")
+            video = folder / "gop.mp4"
         ways: dict[str, Callable[[], object]] = {
             "cut": lambda: ours(video, spans, folder / "ours", given.encoder),
             "an ffmpeg for each, one by one": lambda: one_each(video, spans, folder / "each", 1),

@@ -1,6 +1,8 @@
 """Videos with known transitions, joined from single shots: python -m benchmarks.join_shots OUT SHOT...
 
-Each SHOT is a file, or FILE@FIRST-LAST for some of its frames, that holds no transition of its own. OUT gets
+Each SHOT is a file below `--root`, or FILE@FIRST-LAST for some of its frames, that holds no transition of its
+own; @LIST takes them from the lines of a file, as @benchmarks/shots.txt, which names those that the manual's
+figures are made of: with `--seed 100` the eight videos, with `--seed 3 --videos 1 --length 42` that of 720p. OUT gets
 `<name>.mp4` and `<name>.json` as benchmarks.shots reads them. Frames are counted from 0: a `cut` is at the
 first frame of the new shot; a `dissolve` or `fade` has `start` and `end`, its first and last frame that is
 neither shot alone.
@@ -116,10 +118,11 @@ def make(folder: Path, name: str, shots: list[str], seed: int) -> None:
 def main() -> None:
     """The program."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, fromfile_prefix_chars="@"
     )
     parser.add_argument("out", type=Path)
     parser.add_argument("shots", nargs="+")
+    parser.add_argument("--root", type=Path, default=Path(), metavar="DIR", help="folder of the files")
     parser.add_argument("--videos", type=int, default=8, metavar="N", help="default 8")
     parser.add_argument("--length", type=int, default=15, metavar="N", help="shots of each; default 15")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
@@ -127,7 +130,7 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     for number in range(given.seed, given.seed + given.videos):
         chosen = random.Random(number).sample(given.shots, min(given.length, len(given.shots)))
-        make(given.out, f"joined_{number:02}", chosen, number)
+        make(given.out, f"joined_{number:02}", [str(given.root / shot) for shot in chosen], number)
 
 
 if __name__ == "__main__":
