@@ -121,7 +121,8 @@ def one_line(text: str, limit: int = 200) -> str:
     return shown if len(shown) <= limit else shown[: limit - 3] + "..."
 
 
-_STORAGE_ERRNOS = frozenset(
+#: With which a system refuses to write.
+STORAGE_ERRNOS = frozenset(
     [
         errno.ENOSPC,
         errno.EDQUOT,
@@ -148,7 +149,7 @@ def storing(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _STORAGE_ERRNOS:
+        if error.errno not in STORAGE_ERRNOS:
             raise
         raise StorageError(_storage_message(Path(path), error)) from error
 

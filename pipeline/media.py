@@ -542,7 +542,9 @@ class Media:
         at which the first frame is shown."""
         with _container(self._real) as container:
             stream = container.streams.audio[0]
-            zero = self.info.start_seconds + (container.start_time or 0) / av.time_base
+            zero = (container.start_time or 0) / av.time_base
+            if self.info.has_times:
+                zero += self.info.start_seconds
             if self.info.has_times and ahead_of > SOUND_SLACK_SECONDS:
                 with contextlib.suppress(av.error.FFmpegError):
                     container.seek(round((zero + ahead_of - SOUND_SLACK_SECONDS) * av.time_base))

@@ -577,6 +577,37 @@ def test_clips_that_share_frames_get_each_its_own(tmp_path: Path) -> None:
         assert Media(clip["path"]).info.frame_seconds == pytest.approx(ends[a:b] - ends[a], abs=1.1e-3)
 
 
+def test_a_clip_does_not_depend_on_what_is_cut_beside_it(tmp_path: Path) -> None:
+    codec = ("-c:v", "libx264", "-preset", "fast", "-pix_fmt", "yuv420p")
+    path = footage.encode(tmp_path / "a.mp4", footage.shots(5, 6, seconds=2), codec=codec)
+    found = []
+    for name, spans in (("alone", [(0.4, 1.6)]), ("beside", [(0, 1), (0.4, 1.6), (2, 3), (0.4, 1.6)])):
+        folder = tmp_path / name
+        folder.mkdir()
+        table = write_table(folder / "meta.csv", [{"path": str(path), "timestamp": scenes(*spans)}])
+        cut([str(table)], Cutting(str(folder / "out"), preset="veryfast"), RunOptions(num_workers=1))
+        clips = read_table(folder / "meta_clips.csv")
+        found += [Path(c["path"]).read_bytes() for c in clips if c["clip_start"] == "0.4"]
+    assert len(found) == 3
+    assert len(set(found)) == 1
+
+
+def test_a_clip_behind_a_change_of_size_has_the_size_of_the_others(tmp_path: Path) -> None:
+    source = footage.changing_size(tmp_path / "a.mp4")
+    ends = [*source.seconds, 99.0]
+    middle = len(source.numbers) - 5
+    row = {"path": str(source.path), "timestamp": scenes((0, ends[5]), (ends[middle], 99.0))}
+    done = Cut(tmp_path, [row], crop_borders=True)
+    assert done.failed == []
+    assert len({(Media(c["path"]).info.width, Media(c["path"]).info.height) for c in done.clips}) == 1
+
+
+def test_a_picture_with_a_time_is_a_failed_row(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), footage.picture(3))
+    done = Cut(tmp_path, [{"path": str(tmp_path / "a.png"), "timestamp": scenes((0, 1))}])
+    assert [(row["scorer"], row["code"]) for row in done.failed] == [("cut", "no_frames")]
+
+
 def test_the_crop_stands_in_columns_and_takes_no_line_of_the_picture(tmp_path: Path) -> None:
     pictures = [np.pad(footage.picture(n, 201, 320), ((39, 40), (0, 0), (0, 0))) for n in range(5)]
     boxed = footage.encode(tmp_path / "boxed.mp4", pictures)

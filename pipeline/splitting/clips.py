@@ -24,7 +24,7 @@ from av.container import OutputContainer
 from av.video.frame import PictureType
 from av.video.reformatter import VideoReformatter
 
-from pipeline.errors import MediaError
+from pipeline.errors import STORAGE_ERRNOS, MediaError
 from pipeline.media import Frame, Media
 
 #: One thread: the workers use the cores, and x264's output depends on its threads.
@@ -36,6 +36,7 @@ CODERS: Final = {
 MAX_CLIP_BYTES: Final = 2_000_000_000
 CHECK_SIZE_EVERY: Final = 250  # packets
 AAC_RATES: Final = "96000|88200|64000|48000|44100|32000|24000|22050|16000|12000|11025|8000"
+AAC_LAYOUTS: Final = "mono|stereo|3.0|4.0|5.0|5.1|7.1"
 RATE_LIMIT: Final = 100_000
 
 Filter = tuple[str, str]
@@ -83,7 +84,7 @@ def failing() -> Iterator[None]:
     except av.error.MemoryError as error:
         raise MediaError("out_of_memory", str(error)) from error
     except av.error.FFmpegError as error:
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and error.errno in STORAGE_ERRNOS:
             raise OSError(error.errno, error.strerror) from error
         raise MediaError("partial", f"{type(error).__name__}: {error}") from error
 
@@ -106,7 +107,10 @@ class FrameEncoder:
         self._rate = Fraction(media.info.fps).limit_denominator(RATE_LIMIT)
         self._stamps = media.stamps(0, len(media.info.frame_seconds))
         self._zero = None if self._stamps is None else int(self._stamps[first])
-        self._size = (0, 0)
+        sides = (media.info.width, media.info.height)
+        self._size = sides[::-1] if media.info.rotation % 180 else sides
+        self._begun = False
+        self._even = any(name == "fps" for name, _ in coding.filters)
         self._tick = 1 / self._rate if self._stamps is None else media.tick
         self._graph: Any = None
         self._reformatter = VideoReformatter()
@@ -120,10 +124,10 @@ class FrameEncoder:
     def encode(self, frame: Frame) -> Iterator[av.Packet]:
         """The packets that come out when a frame goes in."""
         picture = frame.stored()
-        if self._size == (0, 0):
-            self._begin(picture)
         if (picture.width, picture.height) != self._size:  # it changes in mid-stream
             picture = self._reformatter.reformat(picture, *self._size, threads=1)
+        if not self._begun:
+            self._begin(picture)
         if self._stamps is None or self._zero is None:
             picture.pts, picture.duration = frame.index - self._first, 1
         else:
@@ -146,7 +150,7 @@ class FrameEncoder:
             yield from self._output.encode(None)
 
     def _begin(self, picture: av.VideoFrame) -> None:
-        self._size = (picture.width, picture.height)
+        self._begun = True
         if not self._coding.filters and picture.format.name == "yuv420p":
             return
         source = (
@@ -174,13 +178,17 @@ class FrameEncoder:
             self._output = self._make()
             context = self.context
             context.width, context.height, context.pix_fmt = picture.width, picture.height, "yuv420p"
-            context.time_base, context.framerate = picture.time_base, self._rate
+            context.time_base = picture.time_base
+            assert picture.time_base is not None
+            context.framerate = 1 / picture.time_base if self._even else self._rate
             context.sample_aspect_ratio = Fraction(1)
             for name in ("color_range", "colorspace", "color_primaries", "color_trc"):
                 setattr(context, name, getattr(picture, name))
             context.thread_count = 1
             context.options = dict(self._coding.options)
             context.flags |= Flags.global_header
+        if self._even:
+            picture.duration = 1
         picture.pict_type = PictureType.NONE
         yield from self._output.encode(picture)
 
@@ -272,13 +280,17 @@ class ClipFile:
                 source,
                 graph.add("atrim", f"{zero + start:.6f}:{zero + end:.6f}"),
                 graph.add("asetpts", f"PTS-{zero + start:.6f}/TB"),
-                graph.add("aformat", f"sample_fmts=fltp:sample_rates={AAC_RATES}"),
+                graph.add(
+                    "aformat", f"sample_fmts=fltp:sample_rates={AAC_RATES}:channel_layouts={AAC_LAYOUTS}"
+                ),
                 graph.add("abuffersink"),
             ).configure()
+            alike = av.AudioResampler(first.format.name, first.layout.name, first.sample_rate)
             stream: Any = None
             for piece in itertools.chain([first], pieces, [None]):
                 over = piece is None or (piece.time is not None and piece.time > zero + end)
-                graph.push(None if over else piece)
+                for even in alike.resample(piece) if piece is not None and not over else [None]:
+                    graph.push(even)
                 for trimmed in _pulled(graph):
                     if stream is None:
                         stream = self._container.add_stream("aac", rate=trimmed.sample_rate)

@@ -29,13 +29,22 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pandas as pd
 
 from pipeline import meta
 from pipeline.cli import Parser, run_main
 from pipeline.config import option
-from pipeline.errors import CallError, ConfigError, Incomplete, MediaError, StorageError, storing
+from pipeline.errors import (
+    STORAGE_ERRNOS,
+    CallError,
+    ConfigError,
+    Incomplete,
+    MediaError,
+    StorageError,
+    storing,
+)
 from pipeline.log import Progress
 from pipeline.media import Media, MediaInfo, fit
 from pipeline.run import GIB, RunOptions, write_sidecar
@@ -59,7 +68,7 @@ MAX_CLIPS_PER_SOURCE = 100_000  # two days in clips of two seconds; more is a mi
 MAX_CLIP_BYTES = 2_000_000_000
 BORDER_FRAMES = 8
 SEAM_FRAMES = 8  # that are looked at behind the seams of a clip that was put together
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_PERTURB = -1, -3, -6  # of glibc's malloc.h
 CLAIM_SECONDS = 60.0  # to wait for another process that names its clips
 MOVED = "begin or end elsewhere than asked, where a copy can; `clip_start` and `clip_end` say where"
 PRESETS = "ultrafast superfast veryfast faster fast medium slow slower veryslow".split()
@@ -155,6 +164,8 @@ class CutJob:
         _keep_freed_memory()
         path, clips = task
         media = Media(path, root=self.root or None)
+        if media.info.is_image:
+            raise MediaError("no_frames", "a picture has no clips")
         lengths = sum(clip.end - clip.start for clip in clips)
         allow(4 * media.info.duration + 20 * lengths)
         parts = [self._part(media, clip) for clip in clips]
@@ -179,11 +190,17 @@ class CutJob:
         target = Path(clip.target)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            crop = self._crop(media, first, stop) if self.cutting.crop_borders else None
-        except (MediaError, OSError) as error:
+        except OSError as error:
             return error
+        try:
+            crop = self._crop(media, first, stop) if self.cutting.crop_borders else None
+        except MediaError as error:
+            return error
+        except av.error.FFmpegError as error:
+            return MediaError("decode_error", str(error))
         note = "" if (first, stop) == asked else MOVED
-        return Part(target, target.with_name(f".{target.name[-120:]}.part"), first, stop, crop, note)
+        aside = target.with_name(f".{_hash(str(target))}-{os.getpid()}.part")
+        return Part(target, aside, first, stop, crop, note)
 
     def _write(self, media: Media, parts: Sequence[Part]) -> dict[Path, Made | MediaError | OSError]:
         """Write all parts: what can be copied is, all others are encoded in one pass over the source."""
@@ -315,11 +332,14 @@ class CutJob:
 
 @cache
 def _keep_freed_memory() -> None:
-    """Have glibc keep what is freed: each encoder wants some 100 MB, and new pages from the system cost a tenth of
-    the time of encoding a short clip."""
+    """Have glibc keep what is freed, and fill what it gives out with zeros, as the system does.
+
+    Each encoder wants some 100 MB, and new pages cost a tenth of the time of encoding a short clip. x264 looks at
+    memory that it has not written; so what it makes would depend on what was there before.
+    """
     with suppress(AttributeError, OSError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
-        for parameter, value in ((M_TRIM_THRESHOLD, 1 << 30), (M_MMAP_THRESHOLD, 1 << 25)):
+        for parameter, value in ((M_TRIM_THRESHOLD, 1 << 30), (M_MMAP_THRESHOLD, 1 << 25), (M_PERTURB, 255)):
             mallopt(parameter, value)
 
 
@@ -643,8 +663,10 @@ def _cut_all(
         for numbers, made in _cut_in_workers(frame, plan, list(todo.values()), cutting, options):
             for number, result in zip(numbers, made, strict=True):
                 if isinstance(result, OSError):
-                    with storing(plan.clips[number].target):
-                        raise result
+                    if result.errno in STORAGE_ERRNOS:
+                        with storing(plan.clips[number].target):
+                            raise result
+                    result = MediaError("partial", str(result))
                 key = keys[number]
                 if isinstance(result, MediaError):
                     journal.failed(key, result, tries.get(key, 0) + 1)
