@@ -199,7 +199,8 @@ class CutJob:
         except av.error.FFmpegError as error:
             return MediaError("decode_error", str(error))
         note = "" if (first, stop) == asked else MOVED
-        aside = target.with_name(f".{_hash(str(target))}.part"  # the same in every run: what a kill leaves is written over)
+        # The same name in every run: what a killed one left is written over.
+        aside = target.with_name(f".{_hash(str(target))}.part")
         return Part(target, aside, first, stop, crop, note)
 
     def _write(self, media: Media, parts: Sequence[Part]) -> dict[Path, Made | MediaError | OSError]:
