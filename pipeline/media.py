@@ -50,6 +50,9 @@ MAX_BAD_RATIO: Final = 0.2
 SKIPPING: Final = ("h264", "hevc", "mpeg4", "mpeg2video")
 SHARED_FRAMES: Final = 64  # at least, in the groups of pictures that one thread decodes at a time
 SHRUNK_AHEAD: Final = 1024  # frames made small that wait for their turn, in all threads together
+#: Containers with an index that leads to a key frame's packet; in others that are read in between.
+INDEXED: Final = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+LEAP_PACKETS: Final = 500  # more than that ahead of a wanted frame are not read
 SOUND_SLACK_SECONDS: Final = 5.0  # between where sound is looked for and where it is wanted
 IMAGE_FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM")
 
@@ -592,7 +595,7 @@ class Media:
             context.options = {"max_pixels": str(MAX_PIXELS)}
             context.thread_count = 1
             group, feeding = -1, False
-            for position, packet in enumerate(_demux(container, stream)):
+            for position, packet in self._stored(container, stream, pick):
                 if position in packets.group_at:
                     group = packets.group_at[position]
                     # A closed group is begun anew even when all is decoded: where one is damaged, what
@@ -613,6 +616,38 @@ class Media:
                             return
             if feeding:
                 yield from pick(_decoded(context, None))
+
+    def _stored(
+        self, container: InputContainer, stream: VideoStream, pick: _Picker
+    ) -> Iterator[tuple[int, av.Packet]]:
+        """Packets with their positions in the file; those far ahead of the next wanted frame may be left out."""
+        packets = self._packets
+        assert packets is not None
+        leaps = container.format.name in INDEXED and packets.stamps is not None
+        position, coming = 0, _demux(container, stream)
+        while True:
+            ahead = packets.key_of(pick.next_group()) if leaps else None
+            if ahead is not None and ahead[0] - position > LEAP_PACKETS:
+                found = None
+                with contextlib.suppress(av.error.FFmpegError):
+                    container.seek(ahead[1], stream=stream)
+                    coming = _demux(container, stream)
+                    found = next(coming, None)
+                there = packets.position_of_key(found)
+                if found is not None and position <= there <= ahead[0]:
+                    position, coming = there, itertools.chain([found], coming)
+                else:  # the index is wrong: all is read, from another opening of the file
+                    with _container(self._real) as again:
+                        for at, packet in enumerate(_demux(again, _video_stream(again))):
+                            if at >= position:
+                                yield at, packet
+                    return
+            for packet in coming:
+                yield position, packet
+                position += 1
+                break
+            else:
+                return
 
 
 def _in_turn(
@@ -650,6 +685,7 @@ class _Packets:
         key_frames: indices of the shown frames that are key frames.
         tick: seconds of a unit of time stamps.
         places: [count] positions of their packets in the file, with stamps.
+        key_places: from the time stamp of a shown key frame to the position of its packet in the file.
         stamps: [count] time stamps, rising; None where the stream has none that can be trusted,
             in which case frames are counted and timed by the nominal rate.
     """
@@ -673,6 +709,8 @@ class _Packets:
         self.stamps: np.ndarray | None = None
         self.start_seconds = 0.0
         self.key_frames = np.zeros(1, int)
+        self.key_places: dict[int, int] = {}
+        self._keys: dict[int, tuple[int, int]] = {}
         self.open_groups: frozenset[int] = frozenset()
         if tick and None not in stamps and len(set(stamps)) == len(stamps):
             self._by_stamps(shown, keys, packets, tick)
@@ -692,11 +730,22 @@ class _Packets:
         index = int(np.searchsorted(self.stamps, stamp))
         return index if index < len(self.stamps) and self.stamps[index] == stamp else -1
 
+    def key_of(self, group: int) -> tuple[int, int] | None:
+        """Position in the file and time stamp of the key frame of a group, where it is shown."""
+        return self._keys.get(group)
+
+    def position_of_key(self, packet: av.Packet | None) -> int:
+        """Of a packet that was found by its time; -1 where it is none of a shown key frame."""
+        if packet is None or packet.pts is None or not packet.is_keyframe:
+            return -1
+        return self.key_places.get(packet.pts, -1)
+
     def join_groups(self) -> None:
         """Have every frame decoded from the beginning of the file."""
         self.group_at = {0: 0}
         self.first_group = self.group = np.zeros(self.count, int)
         self.key_frames = np.zeros(1, int)
+        self.key_places, self._keys = {}, {}
         self.open_groups = frozenset()
 
     def _by_stamps(
@@ -718,6 +767,10 @@ class _Packets:
         self.open_groups = frozenset(self.group[leading[decodable]].tolist())
         self.count = len(self.stamps)
         self.key_frames = np.flatnonzero(np.isin(positions[decodable], keys))
+        for index in self.key_frames.tolist():
+            place, stamp = int(self.places[index]), int(self.stamps[index])
+            self.key_places[stamp] = place
+            self._keys[self.group_at[place]] = place, stamp
         if self.count:
             self.seconds = (self.stamps - self.stamps[0]) * tick
             longest = float(np.diff(self.seconds).max(initial=0.0))
