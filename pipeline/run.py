@@ -66,6 +66,7 @@ from pipeline.workers import Pool, out_of_memory, unexpected
 log = logging.getLogger(__name__)
 
 FRAMES_IN_FLIGHT = 4  # between the decoder and a scorer that shares it
+HELD_PIXELS = 20 << 20  # of frames that wait for one scorer after another, some 6 bytes each
 REALTIME_FACTOR = 4.0  # a file may take so many times its own length
 MOST_THREADS = 4  # that decode one file: each takes memory
 EARLY_ROWS = 200
@@ -266,6 +267,9 @@ def prepare_together(media: Media, work: Sequence[tuple[Scorer, Row]], threads: 
     if len(work) == 1:
         frames = OrderedFrames(media.info, media.frames(wanted[0]), wanted[0], media, threads)
         return [_prepared(*work[0], frames)]
+    few = set[int]().union(*(indices for indices in wanted if indices is not None))
+    if None not in wanted and len(few) * media.info.height * media.info.width <= HELD_PIXELS:
+        return _in_turn(media, work, wanted, few)
     queues = [queue.Queue[Any](FRAMES_IN_FLIGHT) for _ in work]
     results: list[Any] = [None] * len(work)
 
@@ -280,8 +284,7 @@ def prepare_together(media: Media, work: Sequence[tuple[Scorer, Row]], threads: 
         thread.start()
     end: Any = None
     try:
-        sets = [w for w in wanted if w is not None]
-        for frame in media.frames(set().union(*sets) if len(sets) == len(work) else None):
+        for frame in media.frames(None if None in wanted else few):
             for waiting, indices in zip(queues, wanted, strict=True):
                 if indices is None or frame.index in indices:
                     waiting.put(frame)
@@ -293,6 +296,29 @@ def prepare_together(media: Media, work: Sequence[tuple[Scorer, Row]], threads: 
         for thread in consumers:
             thread.join()
     return results
+
+
+def _in_turn(
+    media: Media, work: Sequence[tuple[Scorer, Row]], wanted: Sequence[set[int] | None], few: set[int]
+) -> list[Any]:
+    """Decode some frames and keep them, for one scorer after another."""
+    held: list[Frame] = []
+    end: MediaError | None = None
+    try:
+        for frame in media.frames(few):
+            held.append(frame)  # what came before an error is kept
+    except MediaError as error:
+        end = error
+
+    def frames(indices: set[int]) -> Iterator[Frame]:
+        yield from (frame for frame in held if frame.index in indices)
+        if end is not None:
+            raise end
+
+    return [
+        _prepared(scorer, row, OrderedFrames(media.info, frames(indices or set()), indices))
+        for (scorer, row), indices in zip(work, wanted, strict=True)
+    ]
 
 
 def _wanted(scorer: Scorer, info: MediaInfo) -> set[int] | None:

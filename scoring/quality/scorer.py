@@ -33,7 +33,7 @@ NATIVE_HEIGHT, NATIVE_WIDTH = 1088, 1920
 BLOCK = 8  # of every block-based codec since JPEG and MPEG-1
 NOISE_BLOCK = 16
 CALM_PERCENTILE = 25
-DARK, BRIGHT = 3.0, 252.0  # luma outside is crushed or blown out
+DARK, BRIGHT = 3, 252  # luma outside is crushed or blown out
 BORDER_LUMA = 10  # video black with what compression adds to it
 BORDER_SPREAD = 6
 BORDER_PIECES = 64
@@ -50,6 +50,7 @@ class Quality(Scorer):
     """Nine numbers of technical quality."""
 
     name: ClassVar[str] = "quality"
+    version: ClassVar[int] = 2
 
     seconds: float = option(1.0, "seconds between the frames looked at", gt=0)
     max_frames: int = option(32, "frames looked at, evenly spread over a longer clip", ge=3)
@@ -210,14 +211,15 @@ class _Look:
         luma = borders.inside(self.shrunk, self.height, self.width)
         colour = borders.inside(self.colour, self.height, self.width)
         native = self._native_inside(borders)
+        mean, deviation = _mean_and_deviation(luma)
         return [
             sharpness(luma),
             noise(native),
             blockiness(native),
-            float(luma.mean()) / 255,
-            float(luma.std()) / 255,
+            mean / 255,
+            deviation / 255,
             float(cv2.cvtColor(colour, cv2.COLOR_RGB2HSV)[..., 1].mean()) / 255,
-            float(((luma <= DARK) | (luma >= BRIGHT)).mean()),
+            1 - cv2.countNonZero(cv2.inRange(luma, DARK + 1, BRIGHT - 1)) / luma.size,
         ]
 
     def change_since(self, earlier: _Look) -> float:
@@ -237,7 +239,12 @@ def _on_grid(start: int, stop: int) -> slice:
 
 def sharpness(luma: np.ndarray) -> float:
     """Variance of the Laplacian of [H, W] uint8 luma; 0 for an empty or flat one."""
-    return float(cv2.Laplacian(luma, cv2.CV_32F).var()) if luma.size else 0.0
+    return _mean_and_deviation(cv2.Laplacian(luma, cv2.CV_16S))[1] ** 2 if luma.size else 0.0
+
+
+def _mean_and_deviation(image: np.ndarray) -> tuple[float, float]:
+    mean, deviation = cv2.meanStdDev(image)
+    return float(mean[0, 0]), float(deviation[0, 0])
 
 
 def noise(luma: np.ndarray) -> float:
@@ -250,7 +257,8 @@ def noise(luma: np.ndarray) -> float:
     if not height or not width:
         return 0.0
     luma = luma[: height * NOISE_BLOCK, : width * NOISE_BLOCK]
-    response = np.abs(cv2.filter2D(luma, cv2.CV_32F, NOISE_MASK))
+    response = cv2.filter2D(luma, cv2.CV_32F, NOISE_MASK)
+    np.abs(response, out=response)
     means = cv2.resize(response, (width, height), interpolation=cv2.INTER_AREA)
     levels = cv2.resize(luma, (width, height), interpolation=cv2.INTER_AREA)
     open_blocks = means[(levels > DARK) & (levels < BRIGHT)]
@@ -265,14 +273,15 @@ def blockiness(luma: np.ndarray) -> float:
     Args:
         luma: [H, W] uint8, its first pixel the corner of a block.
     """
-    pictures = [p for p in (luma, luma.T) if p.size and p.shape[1] > 2 * BLOCK]
-    ratios = [_step_ratio(picture) for picture in pictures]
+    ratios = [_step_ratio(luma, axis) for axis in (1, 0) if luma.size and luma.shape[axis] > 2 * BLOCK]
     return float(np.mean(ratios)) if ratios else 1.0
 
 
-def _step_ratio(luma: np.ndarray) -> float:
-    steps = cv2.absdiff(np.ascontiguousarray(luma[:, 1:]), np.ascontiguousarray(luma[:, :-1]))
-    across = steps.mean(axis=0)  # [W - 1], step from column i to i + 1
+def _step_ratio(luma: np.ndarray, axis: int) -> float:
+    """Of the steps between columns (axis 1) or rows (axis 0)."""
+    before, after = (luma[:, :-1], luma[:, 1:]) if axis else (luma[:-1], luma[1:])
+    steps = cv2.reduce(cv2.absdiff(after, before), 1 - axis, cv2.REDUCE_SUM, dtype=cv2.CV_32S)
+    across = steps.ravel() / luma.shape[1 - axis]  # from column (row) i to i + 1
     at_border = np.arange(1, len(across) + 1) % BLOCK == 0
     inner = across[~at_border].mean()
     return float(across[at_border].mean() / inner) if inner > MIN_STEP else 1.0
