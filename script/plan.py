@@ -15,6 +15,7 @@ from pipeline.datasets.datautil import NSFW_LIMIT
 from pipeline.errors import ConfigError
 from pipeline.run import RunOptions
 from pipeline.scorer import missing
+from pipeline.splitting.cut import Cutting
 from script.stages import FOLLOWERS, STEPS, UNAVAILABLE, Paths, Stage
 
 SECTIONS = (
@@ -182,9 +183,16 @@ class _Limit:
     threshold: float | None = option(None, "probability 0-1", ge=0, le=1)
 
 
+def _like_the_first_cut(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Clips are cut again as they were cut."""
+    keys = _section(given, "meta_steps.split_video.cut_videos")
+    return {key: value for key, value in keys.items() if key in Cutting.__dataclass_fields__}
+
+
 #: What a stage of the nested form takes from the section of another.
 _FROM_NEIGHBOURS = {
     "cut_videos": _clips_table,
+    "recut_clips": _like_the_first_cut,
     "option_filtering": _words_matched,
     "nsfw_filtering": _nsfw_limit,
 }

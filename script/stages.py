@@ -18,7 +18,7 @@ from pipeline.errors import ConfigError
 from pipeline.run import RunOptions, run_scorers
 from pipeline.scorer import Scorer
 from pipeline.splitting.audit import Audit
-from pipeline.splitting.cut import Cutting, cut
+from pipeline.splitting.cut import AUDITED, Cutting, cut, recut
 from pipeline.splitting.scene_detect import SceneDetect
 from pipeline.status import Status
 from scoring.aesthetic.scorer import Aesthetic
@@ -204,6 +204,16 @@ def _cut(name: str, given: dict[str, Any], paths: Paths, where: str) -> Stage:
     )  # fmt: skip
 
 
+def _recut(name: str, given: dict[str, Any], paths: Paths, where: str) -> Stage:
+    cutting = dataclasses.replace(build(Cutting, given, where), save_dir=paths.clips)
+    return Stage(
+        name, _fields(cutting), AUDITED, (),
+        lambda table: paths.meta / meta.output_path(table, "recut").name,
+        lambda table, out, run: recut([str(table)], cutting, dataclasses.replace(run, output=str(out))),
+        new_files=True,
+    )  # fmt: skip
+
+
 def _fields(value: Any) -> dict[str, Any]:
     return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
 
@@ -270,11 +280,12 @@ STEPS: dict[str, Step] = {
     "remove_broken_videos": Step("meta_steps", _broken),
     "scene_detection": Step("meta_steps.split_video", _scorer(SceneDetect)),
     "cut_videos": Step("meta_steps.split_video", _cut),
-    "remove_broken_clips": Step("meta_steps.split_video", _broken),
     "boundary_audit": Step("meta_steps.split_video", _scorer(Audit)),
     "audit_filtering": Step(
         "meta_steps.split_video", _filtering("foreignmax", "transitionsmax"), after="boundary_audit"
     ),
+    "recut_clips": Step("meta_steps.split_video", _recut, after="boundary_audit"),
+    "remove_broken_clips": Step("meta_steps.split_video", _broken),
     "deduplication": Step("pipeline_steps", _dedup),
     "option_matching": Step("pipeline_steps.scoring_filtering", _option),
     "option_filtering": Step("pipeline_steps.scoring_filtering", _option_filtering, after="option_matching"),

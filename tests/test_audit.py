@@ -12,7 +12,7 @@ from pipeline.datasets.datautil import UtilOptions, Verbs, datautil
 from pipeline.media import Media
 from pipeline.run import RunOptions, prepare_together, run_scorers
 from pipeline.splitting.audit import Audit
-from pipeline.splitting.cut import Cutting, cut
+from pipeline.splitting.cut import Cutting, cut, recut
 from pipeline.splitting.transnet import TransNet
 from tests import footage
 from tests.conftest import read_table, write_table
@@ -66,20 +66,83 @@ def test_a_picture_and_a_single_frame_are_clean(tmp_path: Path) -> None:
     assert audited(footage.one_frame(tmp_path / "b.mp4").path)[:2] == (0, 0)
 
 
-def test_clips_are_dropped_or_cut_again(tmp_path: Path) -> None:
-    good, bad = joined(tmp_path / "good.mp4", 60), joined(tmp_path / "bad.mp4", 40, 50)
-    table = write_table(tmp_path / "clips.csv", [{"path": str(good)}, {"path": str(bad)}])
-    run_scorers([str(table)], [Audit()], RunOptions(num_workers=1))
-    rows = read_table(tmp_path / "clips_audit.csv")
-    datautil([str(tmp_path / "clips_audit.csv")], Verbs(transitionsmax=0, foreignmax=0), UtilOptions())
-    kept = read_table(next(tmp_path.glob("clips_audit_*max0*max0.csv")))
-    assert [row["path"] for row in kept] == [str(good)]
-    again = [{"path": row["path"], "timestamp": row["clean_shots"]} for row in rows]
-    table = write_table(tmp_path / "again.csv", again)
-    cut([str(table)], Cutting(save_dir=str(tmp_path / "cut")), RunOptions(num_workers=1))
-    clips = read_table(tmp_path / "again_clips.csv")
-    assert [(c["source_path"], c["clip_start"], c["clip_end"]) for c in clips] == [
-        (str(good), "0.0", "2.4"), (str(bad), "0.0", "1.6"), (str(bad), "1.6", "3.6")
+CUTTING = {"save_dir": "clips", "preset": "ultrafast", "min_seconds": 1.0}
+
+
+def shift(seconds: float) -> str:
+    return f"00:00:{seconds:06.3f}"
+
+
+@pytest.fixture(scope="module")
+def audited_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of clips of a video whose shots end at 40, 90, 150 and 155 frames: one is whole, one has two
+    shots in it, one has too little of any."""
+    folder = tmp_path_factory.mktemp("audited")
+    video = joined(folder / "video.mp4", 40, 50, 60)
+    wrong = [[shift(0), shift(2.0)], [shift(2.0), shift(3.6)], [shift(3.6), shift(6.0)]]
+    row = {"path": str(video), "id": "7", "timestamp": json.dumps(wrong), "mine": "kept"}
+    table = write_table(folder / "videos.csv", [row])
+    cutting = Cutting(**CUTTING | {"save_dir": str(folder / "clips")})
+    cut([str(table)], cutting, RunOptions(num_workers=1))
+    run_scorers([str(folder / "videos_clips.csv")], [Audit()], RunOptions(num_workers=1))
+    return folder / "videos_clips_audit.csv"
+
+
+def test_clips_of_more_than_one_shot_are_dropped(audited_clips: Path, tmp_path: Path) -> None:
+    output = str(tmp_path / "kept.csv")
+    datautil([str(audited_clips)], Verbs(transitionsmax=0, foreignmax=0), UtilOptions(output))
+    assert [row["id"] for row in read_table(tmp_path / "kept.csv")] == ["video_scene-1", "video_scene-2"]
+
+
+def test_clips_of_more_than_one_shot_are_cut_again(audited_clips: Path, tmp_path: Path) -> None:
+    before = read_table(audited_clips)
+    assert [(row["foreign_frames"], row["inner_transitions"]) for row in before] == [
+        ("10", "0"), ("0", "0"), ("0", "0")
     ]  # fmt: skip
-    for clip in clips:
-        assert audited(Path(clip["path"]))[:2] == (0, 0)
+    cutting = Cutting(**CUTTING | {"save_dir": str(audited_clips.parent / "clips")})
+    status = recut([str(audited_clips)], cutting, RunOptions(num_workers=1))
+    after = read_table(audited_clips.with_name("videos_clips_audit_recut.csv"))
+    assert after[1:] == before[1:]
+    assert (status.rows_in, status.rows_out) == (3, 3)
+    clip = after[0]
+    assert clip["path"] == str(audited_clips.parent / "clips" / "video_scene-0_shot-0.mp4")
+    assert (clip["source_path"], clip["mine"]) == (before[0]["source_path"], "kept")
+    assert (clip["clip_start"], clip["clip_end"]) == ("0.0", "1.6")
+    assert clip["foreign_frames"] == clip["clean_shots"] == ""  # not looked at yet
+    assert audited(Path(clip["path"]))[:2] == (0, 0)
+    assert len(Media(clip["path"]).info.frame_seconds) == 40
+    written = Path(clip["path"]).stat().st_mtime_ns
+    recut([str(audited_clips)], cutting, RunOptions(num_workers=1))
+    assert Path(clip["path"]).stat().st_mtime_ns == written
+
+
+def test_what_cannot_be_cut_again_is_told(tmp_path: Path) -> None:
+    video = joined(tmp_path / "video.mp4", 40, 50)
+    shots = json.dumps([[shift(0), shift(0.5)], [shift(0.5), shift(1.6)]])
+    row = {
+        "path": "c.mp4", "source_path": str(video), "clip_start": "1.0", "foreign_frames": "0",
+        "inner_transitions": "1", "clean_shots": shots,
+    }  # fmt: skip
+    rows = [
+        row,
+        row | {"path": "d.mp4", "clean_shots": "[]"},
+        row | {"path": "e.mp4", "source_path": ""},
+        row | {"path": "f.mp4", "clip_start": ""},
+        row | {"path": "g.mp4", "clean_shots": ""},
+        row | {"path": "h.mp4", "source_path": str(tmp_path / "gone.mp4")},
+        row | {"path": "i.mp4", "inner_transitions": "", "foreign_frames": ""},
+    ]
+    table = write_table(tmp_path / "t.csv", rows)
+    cutting = Cutting(**CUTTING | {"save_dir": str(tmp_path / "clips")})
+    recut([str(table)], cutting, RunOptions(num_workers=1))
+    again = read_table(tmp_path / "t_recut.csv")
+    assert [Path(r["path"]).name for r in again] == ["c_shot-1.mp4", "i.mp4"]
+    assert (again[0]["clip_start"], again[0]["clip_end"]) == ("1.52", "2.6")  # frames are 40 ms apart
+    dropped = read_table(tmp_path / "t_recut_dropped.csv")
+    assert [(r["path"], r["reason"]) for r in dropped] == [
+        ("c.mp4", "seconds 0.5 < 1"), ("d.mp4", "clean_shots: none"), ("h.mp4", "seconds 0.5 < 1"),
+    ]  # fmt: skip
+    failed = read_table(tmp_path / "t_recut_failed.csv")
+    assert [(r["path"], r["code"]) for r in failed] == [
+        ("e.mp4", "bad_value"), ("f.mp4", "bad_value"), ("g.mp4", "bad_value"), ("h.mp4", "missing")
+    ]  # fmt: skip

@@ -8,6 +8,9 @@ source has which <stem>, so that no table cut into DIR overwrites clips of anoth
 called <stem>_<hash>.
 Columns that describe a file (its size, its scores) are empty in the clips' rows: a clip is another file.
 What is too short stands in `<table>_clips_dropped`, what cannot be cut in `<table>_clips_failed`.
+
+With --recut META is a table of clips that were audited, and `<table>_recut` is written: clips that hold more
+than one shot are cut again, from their sources, into <clip>_shot-<i>.mp4; all others stay as they are.
 """
 
 from __future__ import annotations
@@ -459,10 +462,11 @@ class _Plan:
     dropped: list[tuple[int, float | None, float | None, str]]  # row, start, end, reason
     failed: list[tuple[int, MediaError]]
     pictures: list[int]
+    as_they_are: list[int]
 
 
 def _plan(frame: pd.DataFrame, cutting: Cutting, claims: dict[str, str]) -> _Plan:
-    plan = _Plan([], [], [], [], [])
+    plan = _Plan([], [], [], [], [], [])
     paths = meta.text(frame, "path").to_numpy()
     cells = meta.text(frame, "timestamp").to_numpy()
     errors = meta.text(frame, "error").to_numpy() if "error" in frame.columns else None
@@ -492,6 +496,36 @@ def _plan(frame: pd.DataFrame, cutting: Cutting, claims: dict[str, str]) -> _Pla
             scenes[stem] += len(spans)
         for number, scene in enumerate(spans, first[stem, cell]):
             _plan_scene(plan, row, f"{stem}_scene-{number}", scene, cutting)
+    return plan
+
+
+def _plan_again(frame: pd.DataFrame, cutting: Cutting) -> _Plan:
+    """The clean shots of clips that hold more than one, by the audit."""
+    plan = _Plan([], [], [], [], [], [])
+    flaws = sum(
+        np.nan_to_num(meta.numbers(frame, column)[0]) for column in ("foreign_frames", "inner_transitions")
+    )
+    begins, _ = meta.numbers(frame, "clip_start")
+    shots = meta.text(frame, "clean_shots").to_numpy()
+    sources = meta.text(frame, "source_path").to_numpy()
+    for row, stem in enumerate(_stems(frame, cutting)):
+        if not flaws[row]:
+            plan.as_they_are.append(row)
+            continue
+        try:
+            spans = parse_timestamp(shots[row])
+            if not sources[row].strip() or np.isnan(begins[row]):
+                raise MediaError("bad_value", "without `source_path` and `clip_start` it cannot be cut again")
+            if isinstance(stem, MediaError):
+                raise stem
+        except MediaError as error:
+            plan.failed.append((row, error))
+            continue
+        if not spans:
+            plan.dropped.append((row, None, None, "clean_shots: none"))
+        for number, (start, end) in enumerate(spans):
+            scene = begins[row] + start, begins[row] + end
+            _plan_scene(plan, row, f"{stem}_shot-{number}", scene, cutting)
     return plan
 
 
@@ -611,6 +645,9 @@ def _hash(text: str) -> str:
 # --- the tool ----------------------------------------------------------------------------------
 
 
+AUDITED = ("path", "source_path", "clip_start", "foreign_frames", "inner_transitions", "clean_shots")
+
+
 def cut(tables: Sequence[str], cutting: Cutting, options: RunOptions) -> Status:
     """Cut the shots of a table into clips and write the table of the clips.
 
@@ -618,6 +655,32 @@ def cut(tables: Sequence[str], cutting: Cutting, options: RunOptions) -> Status:
         CallError: no such encoder, table or `timestamp`.
         StorageError: the clips or the table cannot be written.
     """
+
+    def plan(frame: pd.DataFrame) -> _Plan:
+        with _claiming(cutting.save_dir) as claims:
+            return _plan(frame, cutting, claims)
+
+    return _carry_out(tables, cutting, options, "clips", ("path", "timestamp"), plan)
+
+
+def recut(tables: Sequence[str], cutting: Cutting, options: RunOptions) -> Status:
+    """Cut the clips of an audited table again that hold more than one shot.
+
+    Raises:
+        CallError: no such encoder or table, or a column of AUDITED is not there.
+        StorageError: the clips or the table cannot be written.
+    """
+    return _carry_out(tables, cutting, options, "recut", AUDITED, lambda frame: _plan_again(frame, cutting))
+
+
+def _carry_out(
+    tables: Sequence[str],
+    cutting: Cutting,
+    options: RunOptions,
+    suffix: str,
+    columns: Sequence[str],
+    make_plan: Callable[[pd.DataFrame], _Plan],
+) -> Status:
     if not cutting.save_dir:
         raise CallError("--save_dir is missing: the folder of the clips")
     encoder = "libx264" if cutting.encoder == "smart" else cutting.encoder
@@ -625,17 +688,17 @@ def cut(tables: Sequence[str], cutting: Cutting, options: RunOptions) -> Status:
         have = ", ".join(clips.encoders()) or "none"
         raise CallError(f"--encoder {cutting.encoder}: the FFmpeg inside PyAV has {have}")
     paths = meta.expand(tables)
-    output = meta.output_path(paths, "clips", options.output)
-    frame = meta.read(tables, ("path", "timestamp"))
-    with working_on(output), recording(Status("clips", output, rows_in=len(frame))) as status:
+    output = meta.output_path(paths, suffix, options.output)
+    frame = meta.read(tables, columns)
+    with working_on(output), recording(Status(suffix, output, rows_in=len(frame))) as status:
         with storing(cutting.save_dir):
             os.makedirs(cutting.save_dir, exist_ok=True)
-        with _claiming(cutting.save_dir) as claims:
-            plan = _plan(frame, cutting, claims)
+        plan = make_plan(frame)
+        sources = frame.assign(path=frame["source_path"]) if "source_path" in columns else frame
         meaning = f"cut v3 {replace(cutting, min_seconds=None, max_seconds=None)!r}"
         cells = Store(output.parent).verdicts_of("cut", meaning, ("made",))
-        results = _cut_all(frame, plan, cutting, options, cells)
-        _write(frame, plan, results, cutting, status)
+        results = _cut_all(sources, plan, cutting, options, cells)
+        _write(frame, sources, plan, results, cutting, status)
         status.judge(options.max_failed)
         cells.compact()
     notes = Counter(result.note for result in results if isinstance(result, Made) and result.note)
@@ -740,14 +803,22 @@ def _groups(sources: Sequence[list[int]], clips: Sequence[Clip], least: int) -> 
 
 
 def _write(
-    frame: pd.DataFrame, plan: _Plan, results: list[Made | MediaError], cutting: Cutting, status: Status
+    frame: pd.DataFrame,
+    sources: pd.DataFrame,
+    plan: _Plan,
+    results: list[Made | MediaError],
+    cutting: Cutting,
+    status: Status,
 ) -> None:
     good = [n for n, result in enumerate(results) if isinstance(result, Made)]
     order = sorted([*((plan.rows[n], n) for n in good), *((row, -1) for row in plan.pictures)])
-    clips = frame.iloc[[row for row, _ in order]].reset_index(drop=True)
-    sources = meta.text(clips, "path").tolist()
+    clips = sources.iloc[[row for row, _ in order]].reset_index(drop=True)
     made = [(plan.clips[n], results[n]) if n >= 0 else None for _, n in order]
-    _describe(clips, sources, made, cutting)
+    _describe(clips, meta.text(clips, "path").tolist(), made, cutting)
+    if plan.as_they_are:
+        rows = [*(row for row, _ in order), *plan.as_they_are]
+        clips = pd.concat([clips, frame.iloc[plan.as_they_are]])
+        clips = clips.iloc[np.argsort(rows, kind="stable")].reset_index(drop=True)
     meta.write(clips, status.output)
     dropped = frame.iloc[[row for row, *_ in plan.dropped]].reset_index(drop=True)
     _add(dropped, "clip_start", [s for _, s, _, _ in plan.dropped])
@@ -805,11 +876,14 @@ def main() -> None:
     """The program."""
     parser = Parser(__doc__ or "")
     parser.add_argument("meta", nargs="+", help="table(s) with `path` and `timestamp`: .csv or .parquet")
+    parser.add_argument("--recut", action="store_true", help="META is an audited table of clips: cut again what "
+        "holds more than one shot")  # fmt: skip
     parser.add_fields(Cutting, "clips")
     without = ("bs", "use_cpu", "skip_if_existing", "pretrained_models", "reader")
     parser.add_fields(RunOptions, "how it is run", without=without)
     given = parser.parse_args()
-    run_main(lambda: cut(given.meta, parser.take(Cutting, given), parser.take(RunOptions, given)))
+    program = recut if given.recut else cut
+    run_main(lambda: program(given.meta, parser.take(Cutting, given), parser.take(RunOptions, given)))
 
 
 if __name__ == "__main__":  # run as the module that it is: workers know its classes by that name
