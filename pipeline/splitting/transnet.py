@@ -154,16 +154,18 @@ def _stack(part: Any) -> Any:
 
         def forward(self, x: torch.Tensor, samples: int) -> torch.Tensor:
             count, _, height, width = x.shape
-            parts = []
+            frames = count // samples
+            channels = sum(len(shift) for shift in self.shifts)
+            made = x.new_empty(samples, frames, height * width, channels)
+            end = 0
             for n, stride in enumerate(self.strides):
                 y = conv2d(x, self.over_picture[n], padding=1)
-                y = y.permute(0, 2, 3, 1).reshape(samples, count // samples, height * width, -1)
+                y = y.permute(0, 2, 3, 1).reshape(samples, frames, height * width, -1)
                 y = y.permute(0, 3, 1, 2)  # [B, C, T, H x W]
-                parts.append(
-                    conv2d(y, self.over_time[n], self.shifts[n], padding=(stride, 0), dilation=(stride, 1))
-                )
-            joined = torch.cat(parts, 1).permute(0, 2, 3, 1)
-            return joined.reshape(count, height, width, -1).permute(0, 3, 1, 2)
+                y = conv2d(y, self.over_time[n], self.shifts[n], padding=(stride, 0), dilation=(stride, 1))
+                begin, end = end, end + y.shape[1]
+                made[..., begin:end] = y.permute(0, 2, 3, 1)
+            return made.view(count, height, width, channels).permute(0, 3, 1, 2)
 
     class Stack(torch.nn.Module):
         def __init__(self) -> None:
@@ -182,20 +184,24 @@ def _stack(part: Any) -> Any:
 
 @contextmanager
 def _leaving_no_trace() -> Iterator[None]:
-    """Undo what the package does to the whole process: it seeds all generators, and more."""
+    """Undo what the package does to the whole process: it seeds all generators, and more.
+
+    It also asks for deterministic algorithms, which the network has anyway, and for which torch loads its
+    compiler: a second, and 170 MB.
+    """
     import torch
 
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    asked = torch.use_deterministic_algorithms
     cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms = lambda mode, *, warn_only=False: None
     try:
         yield
     finally:
+        torch.use_deterministic_algorithms = asked
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
 
 
