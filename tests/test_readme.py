@@ -12,6 +12,7 @@ from pipeline.splitting.audit import Audit
 from pipeline.splitting.scene_detect import SceneDetect
 from scoring.inference import SCORERS
 from tests.conftest import REPO, read_table
+from tests.test_scene_detect import same_cuts
 from tools.make_demo import CUTS
 
 README = (REPO / "README.md").read_text()
@@ -80,6 +81,10 @@ def test_the_demo_finds_the_cuts_that_were_made(demo):
     clips = read_table(root / "meta" / "meta_videos_info_fmin1_timestamp.csv")
     found = {row["relpath"]: re.findall(r'\["00:00:([\d.]+)"', row["timestamp"])[1:] for row in clips}
     assert {name: tuple(map(float, starts)) for name, starts in found.items()} == CUTS
+
+
+def test_fewer_frames_give_the_cuts_of_pyscenedetect_on_the_demo(demo):
+    assert same_cuts(sorted((demo[0] / "videos").iterdir())) > 5
 
 
 def test_the_demo_keeps_and_drops_what_it_was_made_for(demo):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import pytest
 import scenedetect
 import torch
 
+from pipeline.errors import MediaError
 from pipeline.media import Media
 from pipeline.run import OrderedFrames, prepare_together
 from pipeline.splitting import cues as splitting_cues
@@ -505,3 +509,27 @@ def test_transitions_of_real_videos_are_found_as_annotated(media: Path) -> None:
             [s for s, hit in zip(spans, hits, strict=True) if not hit],
         )
         assert len(found) == sum(hits), video.name
+
+
+def same_cuts(paths: Iterable[Path]) -> int:
+    """Compare with PySceneDetect on full-size frames by OpenCV; where that sees other frames, there is nothing
+    to compare. Returns the number of cuts."""
+    count = 0
+    for path in paths:
+        with suppress(MediaError, scenedetect.VideoOpenFailure):
+            info = Media(str(path)).info
+            manager = scenedetect.SceneManager()
+            manager.add_detector(scenedetect.AdaptiveDetector(min_scene_len=15))
+            frames = manager.detect_scenes(scenedetect.open_video(str(path)))
+            if not info.is_image and frames == len(info.frame_seconds):
+                theirs = [start.frame_num for start, _ in manager.get_scene_list(start_in_scene=True)][1:]
+                assert cuts(path) == theirs, path.name
+                count += len(theirs)
+    return count
+
+
+def test_fewer_frames_give_the_cuts_of_pyscenedetect_on_real_files(media: Path) -> None:
+    videos = sorted((media / "videos").iterdir())
+    shots = sorted(path for path in (media / "shots").iterdir() if path.suffix != ".json")
+    some = [*videos, *shots] if os.environ.get("ALL_VIDEOS") else [*videos[::5], *shots[:1]]
+    assert same_cuts(some) > 5
