@@ -28,7 +28,8 @@ import numpy as np
 from benchmarks._measure import machine, race, verdict
 from pipeline.media import Media
 from pipeline.run import RunOptions
-from pipeline.splitting.cut import Cutting, cut
+from pipeline.splitting.cut import cut
+from pipeline.splitting.cutter import Cutting
 from pipeline.splitting.scene_detect import format_scenes
 from tools import ffmpeg
 

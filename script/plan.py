@@ -15,7 +15,7 @@ from pipeline.datasets.datautil import NSFW_LIMIT
 from pipeline.errors import ConfigError
 from pipeline.run import RunOptions
 from pipeline.scorer import missing
-from pipeline.splitting.cut import Cutting
+from pipeline.splitting.cutter import Cutting
 from script.stages import FOLLOWERS, STEPS, UNAVAILABLE, Paths, Stage
 
 SECTIONS = (

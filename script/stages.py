@@ -18,7 +18,8 @@ from pipeline.errors import ConfigError
 from pipeline.run import RunOptions, run_scorers
 from pipeline.scorer import Scorer
 from pipeline.splitting.audit import Audit
-from pipeline.splitting.cut import AUDITED, Cutting, cut, recut
+from pipeline.splitting.cut import AUDITED, cut, recut
+from pipeline.splitting.cutter import Cutting
 from pipeline.splitting.scene_detect import SceneDetect
 from pipeline.status import Status
 from scoring.aesthetic.scorer import Aesthetic

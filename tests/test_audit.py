@@ -12,7 +12,8 @@ from pipeline.datasets.datautil import UtilOptions, Verbs, datautil
 from pipeline.media import Media
 from pipeline.run import RunOptions, prepare_together, run_scorers
 from pipeline.splitting.audit import Audit
-from pipeline.splitting.cut import Cutting, cut, recut
+from pipeline.splitting.cut import cut, recut
+from pipeline.splitting.cutter import Cutting
 from pipeline.splitting.transnet import TransNet
 from tests import footage
 from tests.conftest import read_table, write_table

@@ -19,7 +19,8 @@ import pytest
 from pipeline.errors import CallError, Incomplete, StorageError
 from pipeline.media import Media
 from pipeline.run import RunOptions
-from pipeline.splitting.cut import Cutting, cut
+from pipeline.splitting.cut import cut
+from pipeline.splitting.cutter import Cutting
 from pipeline.store import working_on
 from tests import footage
 from tests.conftest import Tool, read_table, write_table

@@ -1,7 +1,7 @@
 """Writing clips as MP4: frames that are encoded, packets that are copied, or both in one file.
 
 An encoder gets the frames of its clip and no other, so that a clip does not depend on which others are cut
-beside it. Nothing here decides what a clip holds; see pipeline.splitting.cut.
+beside it. Nothing here decides what a clip holds; see pipeline.splitting.cutter.
 """
 
 from __future__ import annotations
@@ -316,8 +316,9 @@ class EncodedClip:
     def __init__(
         self, path: Path, media: Media, first: int, stop: int, coding: Coding, sound: bool = False
     ) -> None:
-        self._file = ClipFile(path, media, first, stop, sound)
-        self._encoder = FrameEncoder(media, first, coding, lambda: self._file.add_stream(coding.encoder))
+        # Nothing here refers to itself: an encoder has 100 MB, which must be free as soon as it is done.
+        file = self._file = ClipFile(path, media, first, stop, sound)
+        self._encoder = FrameEncoder(media, first, coding, lambda: file.add_stream(coding.encoder))
 
     def add(self, frame: Frame) -> None:
         """The next frame.

@@ -15,7 +15,6 @@ than one shot are cut again, from their sources, into <clip>_shot-<i>.mp4; all o
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import itertools
 import json
@@ -24,398 +23,45 @@ import math
 import os
 import re
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pandas as pd
 
 from pipeline import meta
 from pipeline.cli import Parser, run_main
-from pipeline.config import option
 from pipeline.errors import (
     STORAGE_ERRNOS,
     CallError,
-    ConfigError,
     Incomplete,
     MediaError,
     StorageError,
     storing,
 )
 from pipeline.log import Progress
-from pipeline.media import Media, MediaInfo, fit
 from pipeline.run import GIB, RunOptions, write_sidecar
 from pipeline.scorer import every_column
 from pipeline.splitting import clips
 from pipeline.splitting.audit import Audit
-from pipeline.splitting.clips import CODERS, Coding, EncodedClip, Filter, NotCopyable
+from pipeline.splitting.cutter import Clip, CutJob, Cutting, Made, name_hash
 from pipeline.splitting.scene_detect import SceneDetect, format_scenes
 from pipeline.status import Status, recording
 from pipeline.store import FOLDER, Cells, Store, row_keys, working_on
 from pipeline.watchdog import Watchdog
 from pipeline.workers import Pool
 from scoring.inference import SCORERS
-from scoring.quality.scorer import BorderFinder
 
 log = logging.getLogger(__name__)
 
 CLIPS_PER_TASK = 32  # at most; a kill costs those of a task
 TASKS_PER_WORKER = 2  # at least; each begins to decode anew
 MAX_CLIPS_PER_SOURCE = 100_000  # two days in clips of two seconds; more is a mistake
-MAX_CLIP_BYTES = 2_000_000_000
-BORDER_FRAMES = 8
-SEAM_FRAMES = 8  # that are looked at behind the seams of a clip that was put together
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_PERTURB = -1, -3, -6  # of glibc's malloc.h
 CLAIM_SECONDS = 60.0  # to wait for another process that names its clips
-MOVED = "begin or end elsewhere than asked, where a copy can; `clip_start` and `clip_end` say where"
-PRESETS = "ultrafast superfast veryfast faster fast medium slow slower veryslow".split()
-
-
-@dataclass(frozen=True)
-class Cutting:
-    """What the clips are to be like."""
-
-    save_dir: str = option("", "folder of the clips")
-    min_seconds: float | None = option(None, "seconds; shorter shots are dropped", ge=0)
-    max_seconds: float | None = option(
-        None, "seconds; longer shots become several clips of equal length", gt=0
-    )
-    target_fps: float | None = option(None, "frames per second; default: the source's", gt=0)
-    shorter_size: int | None = option(None, "pixels of the short side at most; never enlarged", ge=16)
-    encoder: str = option("libx264", "video encoder", choices=(*CODERS, "copy", "smart"))
-    crf: int = option(18, "quality of libx264 and h264_nvenc, lower is better", ge=0, le=51)
-    preset: str = option("veryfast", "speed of libx264", choices=PRESETS)
-    crop_borders: bool = option(False, "cut black borders off")
-    keep_audio: bool = option(False, "keep the first sound stream, as AAC")
-
-    def __post_init__(self) -> None:
-        least, most = self.min_seconds, self.max_seconds
-        if least is not None and most is not None and least > most:
-            raise ConfigError(f"min_seconds {least:g} is more than max_seconds {most:g}")
-
-
-@dataclass(frozen=True)
-class Clip:
-    """One clip to be cut.
-
-    Attributes:
-        target: path of the clip.
-        start, end: seconds since the first frame of the source.
-    """
-
-    target: str
-    start: float
-    end: float
-
-
-@dataclass(frozen=True)
-class Made:
-    """A clip that was written: its file's size and time, and what of the source is in it.
-
-    Attributes:
-        start, end: seconds since the first frame of the source.
-        crop: x, y, width and height of what of the picture was kept, where borders were to be cut off.
-        note: what was done in another way than was asked for.
-    """
-
-    size: int
-    mtime_ns: int
-    start: float
-    end: float
-    crop: tuple[int, int, int, int] | None = None
-    note: str = ""
-
-
-# --- in the worker -----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Part:
-    """The frames [first, stop) of a source, which become a clip.
-
-    Attributes:
-        target: path of the clip.
-        partial: where it is written before it is whole.
-        crop: x, y, width and height of what of the picture is to be kept.
-        note: what is done in another way than was asked for.
-    """
-
-    target: Path
-    partial: Path
-    first: int
-    stop: int
-    crop: tuple[int, int, int, int] | None = None
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class CutJob:
-    """Cuts some clips out of one source; runs in a worker process."""
-
-    cutting: Cutting
-    root: str = ""
-
-    def __call__(
-        self, task: tuple[str, list[Clip]], allow: Callable[[float], None]
-    ) -> list[Made | MediaError | OSError]:
-        _keep_freed_memory()
-        path, clips = task
-        media = Media(path, root=self.root or None)
-        if media.info.is_image:
-            raise MediaError("no_frames", "a picture has no clips")
-        lengths = sum(clip.end - clip.start for clip in clips)
-        allow(4 * media.info.duration + 20 * lengths)
-        parts = [self._part(media, clip) for clip in clips]
-        with ExitStack() as stack:
-            wanted = [stack.enter_context(_aside(part)) for part in parts if isinstance(part, Part)]
-            made = self._write(media, wanted)
-        media.check_unchanged()
-        return [made[part.target] if isinstance(part, Part) else part for part in parts]
-
-    def _part(self, media: Media, clip: Clip) -> Part | MediaError | OSError:
-        """What a clip takes from its source."""
-        info = media.info
-        first, stop = asked = frames_between(info, clip.start, clip.end)
-        if self.cutting.encoder == "copy":  # from the first key frame on
-            if not info.has_times:
-                return MediaError("partial", "a stream without time stamps cannot be copied in parts")
-            keys = info.key_frames[(info.key_frames >= first) & (info.key_frames < stop)]
-            first = int(keys[0]) if len(keys) else stop
-            stop = media.copyable(first, stop) if first < stop else stop
-        if first >= stop:
-            return MediaError("no_frames", f"no frame to begin with from {clip.start:g} to {clip.end:g} s")
-        target = Path(clip.target)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            return error
-        try:
-            crop = self._crop(media, first, stop) if self.cutting.crop_borders else None
-        except MediaError as error:
-            return error
-        except av.error.FFmpegError as error:
-            return MediaError("decode_error", str(error))
-        note = "" if (first, stop) == asked else MOVED
-        # The same name in every run: what a killed one left is written over.
-        aside = target.with_name(f".{_hash(str(target))}.part")
-        return Part(target, aside, first, stop, crop, note)
-
-    def _write(self, media: Media, parts: Sequence[Part]) -> dict[Path, Made | MediaError | OSError]:
-        """Write all parts: what can be copied is, all others are encoded in one pass over the source."""
-        made: dict[Path, Made | MediaError | OSError] = {}
-        rest = []
-        for part in parts:
-            if self.cutting.encoder == "copy":
-                made[part.target] = self._try(media, part, partial(self._copy, media, part))
-            elif self.cutting.encoder == "smart" and (why := self._splice(media, part, made)):
-                rest.append(replace(part, note=f"encoded: {why}"))
-            elif self.cutting.encoder != "smart":
-                rest.append(part)
-        return made | self._encode(media, rest) if rest else made
-
-    def _try(self, media: Media, part: Part, write: Callable[[], None]) -> Made | MediaError | OSError:
-        try:
-            write()
-            return self._finish(media.info, part)
-        except (MediaError, OSError) as error:
-            return error
-
-    def _copy(self, media: Media, part: Part) -> None:
-        clips.copy(part.partial, media, part.first, part.stop, self.cutting.keep_audio)
-
-    def _splice(self, media: Media, part: Part, made: dict[Path, Made | MediaError | OSError]) -> str:
-        """Copy what can be copied of a part; where that is nothing, or does not decode, say why."""
-        try:
-            coding = self._coding(media.info, part)
-            seams = clips.splice(part.partial, media, part.first, part.stop, coding, self.cutting.keep_audio)
-            if not _decodes(Media(str(part.partial)), media.info, part, seams):
-                return "what was copied does not decode as it should"
-            made[part.target] = self._finish(media.info, part)
-        except NotCopyable as error:
-            return str(error)
-        except MediaError as error:
-            return f"a copy failed: {error.detail}"
-        except OSError as error:
-            made[part.target] = error
-        return ""
-
-    def _encode(self, media: Media, parts: Sequence[Part]) -> dict[Path, Made | MediaError | OSError]:
-        """Write parts in one pass over the source; each has an encoder of its own."""
-        made: dict[Path, Made | MediaError | OSError] = {}
-        waiting = deque(sorted(parts, key=lambda part: part.first))
-        open_ones: dict[Part, EncodedClip] = {}
-        wanted = np.zeros(len(media.info.frame_seconds), bool)
-        for part in parts:
-            wanted[part.first : part.stop] = True
-
-        def end(part: Part) -> None:
-            made[part.target] = self._try(media, part, open_ones.pop(part).close)
-
-        try:
-            for frame in media.frames(np.flatnonzero(wanted)):
-                while waiting and waiting[0].first <= frame.index:
-                    part = waiting.popleft()
-                    coding = self._coding(media.info, part)
-                    open_ones[part] = EncodedClip(
-                        part.partial, media, part.first, part.stop, coding, self.cutting.keep_audio
-                    )
-                for part in list(open_ones):
-                    try:
-                        if frame.index < part.stop:
-                            open_ones[part].add(frame)
-                        if frame.index >= part.stop - 1:
-                            end(part)
-                    except (MediaError, OSError) as error:
-                        made[part.target] = error
-                        del open_ones[part]
-        except MediaError as error:
-            for part in (*open_ones, *waiting):
-                made[part.target] = error
-            return made
-        for part in list(open_ones):
-            end(part)
-        for part in waiting:
-            made[part.target] = MediaError("partial", f"0 of {part.stop - part.first} frames were written")
-        return made
-
-    def _finish(self, info: MediaInfo, part: Part) -> Made:
-        """Give a clip its name.
-
-        Raises:
-            MediaError: less was written than was asked for.
-            OSError: the disk is full or refuses.
-        """
-        self._check(info, part)
-        with open(part.partial, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(part.partial, part.target)
-        status = part.target.stat()
-        begin = float(info.frame_seconds[part.first])
-        end = begin + seconds_of(info, part.first, part.stop)
-        return Made(status.st_size, status.st_mtime_ns, begin, end, part.crop, part.note)
-
-    def _coding(self, info: MediaInfo, part: Part) -> Coding:
-        cutting = self.cutting
-        encoder = "libx264" if cutting.encoder == "smart" else cutting.encoder
-        filters = picture_filters(info, cutting, part.crop)
-        return Coding.of(encoder, filters, crf=cutting.crf, preset=cutting.preset)
-
-    def _crop(self, media: Media, first: int, stop: int) -> tuple[int, int, int, int]:
-        """x, y, width and height of the picture without black borders: even numbers, never into content."""
-        finder = BorderFinder()
-        for frame in media.frames(np.linspace(first, stop - 1, BORDER_FRAMES).astype(int)):
-            finder.add(frame.luma())
-        borders, info = finder.borders(), media.info
-        if not any(borders):
-            return 0, 0, info.width, info.height
-        left, top = borders.left // 2 * 2, borders.top // 2 * 2
-        width, height = info.width - left - borders.right, info.height - top - borders.bottom
-        return (
-            left,
-            top,
-            min(info.width - left, width + width % 2),
-            min(info.height - top, height + height % 2),
-        )
-
-    def _check(self, info: MediaInfo, part: Part) -> None:
-        made = Media(str(part.partial)).info
-        asked, frames = part.stop - part.first, len(made.frame_seconds)
-        allowed = 0
-        if self.cutting.target_fps is not None:
-            asked = max(1, round(seconds_of(info, part.first, part.stop) * self.cutting.target_fps))
-            allowed = max(2, asked // 50)
-        if frames < asked - allowed:
-            raise MediaError("partial", f"{frames} of {asked} frames were written")
-
-
-@cache
-def _keep_freed_memory() -> None:
-    """Have glibc keep what is freed, and fill what it gives out with zeros, as the system does.
-
-    Each encoder wants some 100 MB, and new pages cost a tenth of the time of encoding a short clip. x264 looks at
-    memory that it has not written; so what it makes would depend on what was there before.
-    """
-    with suppress(AttributeError, OSError):  # another C library
-        mallopt = ctypes.CDLL(None).mallopt
-        for parameter, value in ((M_TRIM_THRESHOLD, 1 << 30), (M_MMAP_THRESHOLD, 1 << 25), (M_PERTURB, 255)):
-            mallopt(parameter, value)
-
-
-@contextmanager
-def _aside(part: Part) -> Iterator[Part]:
-    """A part, of which nothing is left where it is written aside."""
-    try:
-        yield part
-    finally:
-        part.partial.unlink(missing_ok=True)
-
-
-def _decodes(clip: Media, info: MediaInfo, part: Part, seams: tuple[int, int]) -> bool:
-    """Whether a clip that was put together has all its frames at their times, and they decode at its begin and
-    at both seams; between them is what the source has."""
-    seconds = info.frame_seconds[part.first : part.stop]
-    found = clip.info.frame_seconds
-    if len(found) != len(seconds) or not np.allclose(found, seconds - seconds[0], atol=1.5e-3):
-        return False
-    looked_at = np.zeros(len(found), bool)
-    for seam in (0, *(seam - part.first for seam in seams)):
-        if seam < len(found):
-            looked_at[max(0, seam - 1) : seam + SEAM_FRAMES] = True
-    return sum(1 for _ in clip.frames(np.flatnonzero(looked_at))) == looked_at.sum()
-
-
-def frames_between(info: MediaInfo, start: float, end: float) -> tuple[int, int]:
-    """Indices [first, stop) of the frames that begin in [start, end) seconds, to the millisecond.
-
-    Times in a table are cut to milliseconds, so a frame may begin up to one later than they say.
-    """
-    first, stop = np.searchsorted(info.frame_seconds, [start - 1e-6, end - 1e-6])
-    return int(first), int(stop)
-
-
-def seconds_of(info: MediaInfo, first: int, stop: int) -> float:
-    """How long the frames [first, stop) are shown."""
-    end = info.frame_seconds[stop] if stop < len(info.frame_seconds) else info.duration
-    return float(end - info.frame_seconds[first])
-
-
-def picture_filters(
-    info: MediaInfo, cutting: Cutting, crop: tuple[int, int, int, int] | None
-) -> list[Filter]:
-    """FFmpeg's filters from frames as stored to turned ones with square pixels, even sides and the wanted size.
-
-    Args:
-        crop: x, y, width and height of what is to be kept of the turned picture; None for all.
-    """
-    height, width = info.height, info.width
-    filters: list[Filter] = list(_TURNS[info.rotation])
-    if crop is not None and crop != (0, 0, width, height):
-        left, top, width, height = crop
-        filters.append(("crop", f"{width}:{height}:{left}:{top}:exact=1"))
-    wide = round(width * info.pixel_aspect) if info.rotation % 180 == 0 else width
-    high = height if info.rotation % 180 == 0 else round(height * info.pixel_aspect)
-    if cutting.shorter_size is not None:
-        high, wide = fit(high, wide, short=cutting.shorter_size)
-    if (high, wide) != (height, width):
-        high, wide = (max(2, round(side / 2) * 2) for side in (high, wide))
-        filters.append(("scale", f"{wide}:{high}"))
-    if high % 2 or wide % 2:
-        filters.append(("pad", "ceil(iw/2)*2:ceil(ih/2)*2"))
-    if cutting.target_fps is not None:
-        filters.append(("fps", f"{cutting.target_fps:g}"))
-    return filters
-
-
-#: By degrees counter-clockwise.
-_TURNS: dict[int, tuple[Filter, ...]] = {
-    0: (), 90: (("transpose", "cclock"),), 180: (("hflip", ""), ("vflip", "")), 270: (("transpose", "clock"),),
-}  # fmt: skip
 
 
 # --- what is to be cut -------------------------------------------------------------------------
@@ -570,7 +216,7 @@ def _stems(frame: pd.DataFrame, cutting: Cutting) -> list[str | MediaError]:
         plain.append(stem)
         sources.setdefault(stem, set()).add(path)
     return [
-        f"{stem}_{_hash(path)}" if isinstance(stem, str) and len(sources[stem]) > 1 else stem
+        f"{stem}_{name_hash(path)}" if isinstance(stem, str) and len(sources[stem]) > 1 else stem
         for stem, path in zip(plain, paths, strict=True)
     ]
 
@@ -622,7 +268,7 @@ def _claim(claims: dict[str, str], stem: str, path: str, save_dir: str) -> str:
     What is not there gets no clips and claims nothing: a path that is put right later finds its name free.
     """
     source = os.path.abspath(path)
-    hashed = f"{stem}_{_hash(source)}"
+    hashed = f"{stem}_{name_hash(source)}"
     for name in (stem, hashed):
         key = os.path.relpath(name, save_dir)
         if key not in claims and os.path.exists(path):
@@ -635,11 +281,7 @@ def _claim(claims: dict[str, str], stem: str, path: str, save_dir: str) -> str:
 def _shortened(name: str, limit: int = 200) -> str:
     """A name that leaves room for `_scene-<i>` within the 255 bytes of a file name."""
     raw = os.fsencode(name)
-    return name if len(raw) <= limit else f"{raw[:limit].decode('utf-8', 'ignore')}_{_hash(name)}"
-
-
-def _hash(text: str) -> str:
-    return hashlib.blake2b(os.fsencode(text), digest_size=4).hexdigest()
+    return name if len(raw) <= limit else f"{raw[:limit].decode('utf-8', 'ignore')}_{name_hash(name)}"
 
 
 # --- the tool ----------------------------------------------------------------------------------
