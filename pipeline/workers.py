@@ -44,6 +44,7 @@ class Pool:
         seconds: deadline of a task until the job allows itself more.
         memory_bytes: address space that a worker may use; None for no limit.
         heartbeat: called every few seconds while map() waits for its workers.
+        lookahead: tasks that a worker holds; 1 where they are long, so that none waits behind another.
     """
 
     def __init__(
@@ -54,12 +55,14 @@ class Pool:
         seconds: float,
         memory_bytes: int | None = None,
         heartbeat: Callable[[], None] = lambda: None,
+        lookahead: int = LOOKAHEAD,
     ) -> None:
         self._job = pickle.dumps(job)
         self._size = size
         self._seconds = seconds
         self._memory_bytes = memory_bytes
         self._heartbeat = heartbeat
+        self._lookahead = lookahead
         self._workers: list[_Worker] = []
 
     def map(self, tasks: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
@@ -85,7 +88,7 @@ class Pool:
         self._workers.clear()
 
     def _hand_out(self, coming: Iterator[tuple[Any, Any]], again: deque[_Task]) -> None:
-        for depth in range(LOOKAHEAD):
+        for depth in range(self._lookahead):
             for place in range(self._size):
                 if place < len(self._workers) and len(self._workers[place].tasks) > depth:
                     continue

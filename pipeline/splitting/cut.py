@@ -59,7 +59,7 @@ from scoring.inference import SCORERS
 log = logging.getLogger(__name__)
 
 CLIPS_PER_TASK = 32  # at most; a kill costs those of a task
-TASKS_PER_WORKER = 2  # at least; each begins to decode anew
+TASKS_PER_WORKER = 4  # at least; each begins to decode anew
 MAX_CLIPS_PER_SOURCE = 100_000  # two days in clips of two seconds; more is a mistake
 CLAIM_SECONDS = 60.0  # to wait for another process that names its clips
 
@@ -425,6 +425,7 @@ def _cut_in_workers(
             seconds=options.timeout,
             memory_bytes=int(options.worker_memory * GIB),
             heartbeat=watchdog.alive,
+            lookahead=1,
         )
         for some, made in pool.map(tasks):
             yield list(some), [made] * len(some) if isinstance(made, MediaError) else made
