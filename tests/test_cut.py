@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -80,29 +81,30 @@ class Cut:
 Pieces = dict[str, list[tuple[footage.Made, range, dict[str, str]]]]
 
 
-@pytest.fixture(scope="module")
-def pieces(tmp_path_factory: pytest.TempPathFactory) -> Pieces:
-    """Every kind of video cut into two scenes that follow each other, not at its key frames."""
-    folder = tmp_path_factory.mktemp("pieces")
+def cut_every_kind(folder: Path, spans: Callable[[int], list[tuple[int, int]]], **cutting: Any) -> Pieces:
+    """Every kind of video cut into the frames that `spans` names by how many there are."""
     made = footage.every_kind(folder)
     rows, asked = [], []
     for name, source in made.items():
-        count = len(source.numbers)
-        edges = [0, count // 2 - 4, count] if count > 1 else [0, count]
+        wanted = spans(len(source.numbers))
         ends = [*source.seconds, 99.0]
-        rows.append(
-            {
-                "path": str(source.path),
-                "timestamp": scenes(*((ends[a], ends[b]) for a, b in itertools.pairwise(edges))),
-            }
-        )
-        asked += [(name, source, range(a, b)) for a, b in itertools.pairwise(edges)]
-    done = Cut(folder, rows)
+        rows.append({"path": str(source.path), "timestamp": scenes(*((ends[a], ends[b]) for a, b in wanted))})
+        asked += [(name, source, range(a, b)) for a, b in wanted]
+    done = Cut(folder, rows, **cutting)
     assert done.failed == []
     pieces: Pieces = {name: [] for name in made}
     for (name, source, frames), clip in zip(asked, done.clips, strict=True):
         pieces[name].append((source, frames, clip))
     return pieces
+
+
+@pytest.fixture(scope="module")
+def pieces(tmp_path_factory: pytest.TempPathFactory) -> Pieces:
+    """Two scenes that follow each other, not at key frames."""
+    return cut_every_kind(
+        tmp_path_factory.mktemp("pieces"),
+        lambda count: [(0, count // 2 - 4), (count // 2 - 4, count)] if count > 1 else [(0, count)],
+    )
 
 
 @pytest.mark.parametrize("name", footage.KINDS)
@@ -505,21 +507,14 @@ def test_a_copy_begins_at_a_key_frame_and_says_where(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def spliced(tmp_path_factory: pytest.TempPathFactory) -> Pieces:
-    """Every kind of video cut by copying what can be copied."""
-    folder = tmp_path_factory.mktemp("spliced")
-    made = footage.every_kind(folder)
-    rows, asked = [], []
-    for name, source in made.items():
-        count, ends = len(source.numbers), [*source.seconds, 99.0]
-        spans = [(0, count)] if count < 8 else [(3, count - 2), (count // 3, count - count // 4), (0, count)]
-        rows.append({"path": str(source.path), "timestamp": scenes(*((ends[a], ends[b]) for a, b in spans))})
-        asked += [(name, source, range(a, b)) for a, b in spans]
-    done = Cut(folder, rows, encoder="smart")
-    assert done.failed == []
-    pieces: Pieces = {name: [] for name in made}
-    for (name, source, frames), clip in zip(asked, done.clips, strict=True):
-        pieces[name].append((source, frames, clip))
-    return pieces
+    """Scenes that share frames, copied where they can be."""
+    return cut_every_kind(
+        tmp_path_factory.mktemp("spliced"),
+        lambda count: (
+            [(0, count)] if count < 8 else [(3, count - 2), (count // 3, count - count // 4), (0, count)]
+        ),
+        encoder="smart",
+    )
 
 
 @pytest.mark.parametrize("name", footage.KINDS)
@@ -601,6 +596,45 @@ def test_a_clip_behind_a_change_of_size_has_the_size_of_the_others(tmp_path: Pat
     done = Cut(tmp_path, [row], crop_borders=True)
     assert done.failed == []
     assert len({(Media(c["path"]).info.width, Media(c["path"]).info.height) for c in done.clips}) == 1
+
+
+@pytest.mark.parametrize("encoder", ["libx264", "smart"])
+def test_shots_of_one_frame_are_clips_of_one_frame(tmp_path: Path, encoder: str) -> None:
+    source = footage.b_frames(tmp_path / "a.mp4")
+    spans = [(0, 1), (1, 2), (2, 3), (3, 24), (24, 25), (25, 49), (49, 50)]
+    ends = [*source.seconds, 99.0]
+    row = {"path": str(source.path), "timestamp": scenes(*((ends[a], ends[b]) for a, b in spans))}
+    done = Cut(tmp_path, [row], encoder=encoder)
+    assert [numbers_in(clip["path"]) for clip in done.clips] == [list(range(a, b)) for a, b in spans]
+
+
+@pytest.mark.parametrize("encoder", ["libx264", "smart", "copy"])
+def test_a_damaged_middle_fails_what_it_is_in_only(tmp_path: Path, encoder: str) -> None:
+    codec = ("-c:v", "libx264", "-preset", "fast", "-pix_fmt", "yuv420p", "-g", "20", "-sc_threshold", "0")
+    path = footage.numbered(tmp_path / "a.mp4", 100, codec=codec)
+    data = bytearray(path.read_bytes())
+    with av.open(str(path)) as container:
+        damaged = [(p.pos, p.size) for p in container.demux(video=0) if p.size][42:56]
+    for at, size in damaged:
+        data[at + 8 : at + size] = b"\xa5" * (size - 8)
+    path.write_bytes(data)
+    row = {"path": str(path), "timestamp": scenes((0, 1.6), (1.6, 2.4), (2.4, 4))}
+    done = Cut(tmp_path, [row], encoder=encoder)
+    got = {clip["clip_start"]: numbers_in(clip["path"]) for clip in done.clips}
+    assert (got["0.0"], got["2.4"]) == (list(range(40)), list(range(60, 100)))
+    if encoder != "copy":  # which decodes nothing
+        assert [(row["clip_start"], row["code"]) for row in done.failed] == [("1.6", "partial")]
+
+
+@pytest.mark.parametrize(
+    "options", [("-f", "matroska", "-live", "1"), ("-movflags", "frag_keyframe+empty_moov", "-f", "mp4")]
+)
+def test_a_source_whose_header_has_no_duration_is_cut_to_the_frame(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    path = footage.numbered(tmp_path / "a.bin", 50, *options, codec=footage.B_FRAMES)
+    done = Cut(tmp_path, [{"path": str(path), "timestamp": scenes((0, 0.8), (0.8, 99))}])
+    assert [numbers_in(clip["path"]) for clip in done.clips] == [list(range(20)), list(range(20, 50))]
 
 
 def test_a_picture_with_a_time_is_a_failed_row(tmp_path: Path) -> None:

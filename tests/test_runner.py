@@ -393,6 +393,36 @@ stages:
     }  # fmt: skip
 
 
+def test_clips_with_a_cut_in_them_are_cut_again(videos, tmp_path):
+    (tmp_path / "c.yaml").write_text(
+        f"""
+paths: {{ROOT_VIDEO: {videos}/sub folder, ROOT_CLIPS: {tmp_path}/clips, ROOT_META: {tmp_path}/meta}}
+meta_steps:
+  convert_dataset: {{}}
+  split_video:
+    scene_detection: {{detector: fixed, stride: 2.0}}
+    cut_videos: {{min_seconds: 1.0, preset: ultrafast}}
+    boundary_audit: {{edge: 0.2}}
+    recut_clips: {{min_seconds: 0.3}}
+    remove_broken_clips: {{}}
+"""
+    )
+    wanted = plan(config.load(tmp_path / "c.yaml"))
+    for _ in range(2):  # the second time nothing is done
+        assert carry_out(wanted, whole=True).exit_code == 0
+    clips = [
+        (r["relpath"], r["clip_start"], r["clip_end"]) for r in read_table(tmp_path / "meta" / "meta.csv")
+    ]
+    assert clips == [
+        ("second_scene-0.mp4", "0.0", "2.0"),
+        ("second_scene-1_shot-0.mp4", "2.0", "2.4"),
+        ("second_scene-1_shot-1.mp4", "2.4", "4.0"),
+    ]
+    assert read_table(tmp_path / "meta" / "meta.csv")[1]["num_frames"] == "10"
+    recut = next(s for s in wanted.stages if s.name == "recut_clips")
+    assert (recut.parameters["preset"], recut.parameters["min_seconds"]) == ("ultrafast", 0.3)
+
+
 def test_a_filter_on_a_column_that_comes_later_is_refused(videos, tmp_path):
     (tmp_path / "c.yaml").write_text(
         f"""
