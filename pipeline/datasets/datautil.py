@@ -1,14 +1,15 @@
-"""Filter, sort, join and split tables: python -m pipeline.datasets.datautil META... [verbs]
+"""Filter, sort, join and split tables, and clean captions: python -m pipeline.datasets.datautil META... [verbs]
 
 Verbs are carried out in a fixed order, whatever the order of the flags: tables are joined, compared
-with others, measured, filtered, sorted, cut to size. What a filter drops stands with its reason in
-`<output>_dropped`; kept and dropped rows together are always all rows.
+with others, measured, captions are cleaned, rows are filtered, sorted, cut to size. What a filter drops
+stands with its reason in `<output>_dropped`; kept and dropped rows together are always all rows.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import re
 from collections import Counter
@@ -24,9 +25,10 @@ import pyarrow as pa
 from pipeline import launch, meta
 from pipeline.cli import Parser, run_main
 from pipeline.config import option
+from pipeline.datasets import captions
 from pipeline.datasets.convert import IMAGE_ENDINGS, VIDEO_ENDINGS
 from pipeline.datasets.expression import Expression
-from pipeline.errors import ConfigError, MetaError, one_line
+from pipeline.errors import CallError, ConfigError, MetaError, one_line
 from pipeline.run import RunOptions, compute, join, write_sidecar
 from pipeline.status import Status, recording
 from pipeline.store import Store, working_on
@@ -36,6 +38,13 @@ NSFW_LIMIT = 0.2
 TRAIN_COLUMNS = "path text num_frames fps height width aspect_ratio resolution text_len".split()
 PRE_TRAIN_COLUMNS = [*TRAIN_COLUMNS, "aes", "flow", "pred_score"]
 MIB = 1 << 20
+CAPTION_VERBS = (
+    "load_caption remove_url text_filter_substr lang remove_empty_caption filter_too_verbose filter_human "
+    "merge_cmotion refine_llm_caption text_image2video text_refine_sentences append_text score_to_text "
+    "text_undo_score2text clean_caption update_text"
+).split()
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -101,6 +110,13 @@ ALIASES = {
     "path_filter_empty": "remove_empty_path",
     "path_dedup": "remove_path_duplication",
     "chunk": "shard",
+    "text_filter_empty": "remove_empty_caption",
+    "text_filter_url": "remove_url",
+    "text_dedup": "remove_text_duplication",
+    "text_remove_prefix": "refine_llm_caption",
+    "text_refine_t5": "clean_caption",
+    "text_append": "append_text",
+    "text_score2text": "score_to_text",
 }
 
 
@@ -125,6 +141,28 @@ class Verbs:
     relpath: str | None = option(None, "make paths relative to this folder")
     abspath: str | None = option(None, "put this folder in front of paths")
     path_to_id: bool = option(False, "set `id` to the file's name without its ending")
+    load_caption: str | None = option(
+        None,
+        "set `text` to what stands beside the file: `caption` of its .json, or its .txt",
+        choices=("json", "txt"),
+    )
+    remove_url: bool = option(False, "drop captions with a URL")
+    text_filter_substr: str | None = option(None, "drop captions that hold this text")
+    lang: str | None = option(None, "keep captions in this language (ISO 639-1, as en), by lingua")
+    remove_empty_caption: bool = option(False, "keep rows with a caption, before and after it is changed")
+    filter_too_verbose: bool = option(False, "drop captions of which two sentences say what is not there")
+    filter_human: bool = option(False, "keep captions whose first sentence names a person")
+    merge_cmotion: bool = option(False, "append the camera motion in `cmotion`")
+    refine_llm_caption: bool = option(False, "take off `The video shows` and its like")
+    text_image2video: bool = option(False, "call an image a video")
+    text_refine_sentences: bool = option(False, "take out sentences that say what is not there")
+    append_text: str | None = option(None, "append this to every caption")
+    score_to_text: bool = option(False, "append the scores in `aes` and `flow`")
+    text_undo_score2text: bool = option(False, "take such scores off")
+    clean_caption: bool = option(False, "lower case, without markup, URLs, file names, CJK and special signs")
+    update_text: str | None = option(None, "take `text` from this table, by path")
+    remove_text_duplication: bool = option(False, "keep the first row of each caption")
+    count_num_token: str | None = option(None, "add `text_len`, tokens by this tokenizer's folder")
     filesize: bool = option(False, "add `filesize` in MiB")
     sort: str | None = option(None, "sort by this column, largest first")
     sort_ascending: str | None = option(None, "sort by this column, smallest first")
@@ -355,6 +393,106 @@ def _paths(sieve: Sieve, verbs: Verbs) -> None:
             sieve.drop(other, f"path: no {name}", f"no {name}")
 
 
+def _captions(sieve: Sieve, verbs: Verbs) -> None:
+    """The verbs that look at `text`, and those that change it."""
+    if not any(getattr(verbs, verb) for verb in CAPTION_VERBS):
+        return
+    if verbs.load_caption:
+        loaded = [_caption_beside(path, verbs.load_caption) for path in meta.text(sieve.frame, "path")]
+        sieve.frame["text"] = meta.text_column(loaded, sieve.frame)
+    if "text" not in sieve.frame.columns and verbs.update_text:
+        sieve.frame["text"] = meta.text_column([""] * len(sieve.frame), sieve.frame)
+    meta.require(sieve.frame, "text", "the table")
+    language = verbs.lang or ""
+    if verbs.lang and language not in captions.languages():
+        raise CallError(f"--lang {language}: one of {' '.join(captions.languages())}")
+    for wanted, keeps, reason in (
+        (verbs.remove_url, lambda text: not captions.URL.search(text), "text: holds a URL"),
+        (
+            verbs.text_filter_substr,
+            lambda text: str(verbs.text_filter_substr) not in text,
+            "text: holds a text",
+        ),
+        (verbs.lang, lambda text: captions.is_language(text, language), f"text: not {language}"),
+        (verbs.remove_empty_caption, _is_filled, "text: empty"),
+        (verbs.filter_too_verbose, lambda text: not captions.is_too_verbose(text), "text: too verbose"),
+        (verbs.filter_human, captions.is_about_people, "text: no person"),
+    ):
+        if wanted:
+            _keep_texts(sieve, keeps, reason)
+    for wanted, change in (
+        (verbs.refine_llm_caption, captions.without_prefix),
+        (verbs.text_image2video, captions.image_to_video),
+        (verbs.text_refine_sentences, captions.without_negations),
+        (verbs.append_text, lambda text: f"{text}{verbs.append_text}" if text else text),
+        (verbs.text_undo_score2text, captions.without_scores),
+        (verbs.clean_caption, captions.clean),
+    ):
+        if wanted:
+            _change_texts(sieve, [change(text) for text in meta.text(sieve.frame, "text")])
+    if verbs.merge_cmotion:
+        meta.require(sieve.frame, "cmotion", "--merge_cmotion")
+        motions = [label.replace("_", " ").strip() for label in meta.text(sieve.frame, "cmotion")]
+        pairs = zip(meta.text(sieve.frame, "text"), motions, strict=True)
+        _change_texts(sieve, [f"{text} Camera motion: {m}.".strip() if m else text for text, m in pairs])
+    if verbs.score_to_text:
+        known = [sieve.column(c)[0] if c in sieve.frame.columns else np.full(len(sieve.frame), np.nan)
+                 for c in ("aes", "flow")]  # fmt: skip
+        rows = zip(meta.text(sieve.frame, "text"), *known, strict=True)
+        _change_texts(
+            sieve,
+            [captions.with_scores(t, *(None if np.isnan(v) else float(v) for v in s)) for t, *s in rows],
+        )
+    if verbs.update_text:
+        other = meta.read([verbs.update_text], ("path", "text"))
+        new = dict(zip(meta.text(other, "path"), meta.text(other, "text"), strict=True))
+        pairs = zip(meta.text(sieve.frame, "path"), meta.text(sieve.frame, "text"), strict=True)
+        _change_texts(sieve, [new.get(path, text) for path, text in pairs])
+    if verbs.remove_empty_caption:
+        _keep_texts(sieve, _is_filled, "text: empty")
+
+
+def _is_filled(text: str) -> bool:
+    return bool(text.strip())
+
+
+def _keep_texts(sieve: Sieve, keeps: Callable[[str], object], reason: str) -> None:
+    dropped = np.array([not keeps(text) for text in meta.text(sieve.frame, "text")], bool)
+    sieve.drop(dropped, reason, reason)
+
+
+def _change_texts(sieve: Sieve, texts: list[str]) -> None:
+    sieve.frame["text"] = meta.text_column(texts, sieve.frame)
+
+
+def _caption_beside(path: str, ending: str) -> str:
+    """The caption in the file of the same name with another ending; empty where there is none."""
+    beside = Path(path).with_suffix(f".{ending}") if Path(path).name else Path(path)
+    try:
+        content = beside.read_text("utf-8")
+        found = json.loads(content)["caption"] if ending == "json" else content
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        log.warning("--load_caption: %s: %s", beside, one_line(str(error)))
+        return ""
+    return found.strip() if isinstance(found, str) else ""
+
+
+def _after_filters(sieve: Sieve, verbs: Verbs) -> None:
+    """The verbs that look at the captions of what is left."""
+    if verbs.remove_text_duplication:
+        meta.require(sieve.frame, "text", "the table")
+        again = meta.text(sieve.frame, "text").duplicated().to_numpy(bool)
+        sieve.drop(again, "text: listed before", "text listed before")
+    if verbs.count_num_token:
+        meta.require(sieve.frame, "text", "the table")
+        try:
+            count = captions.token_counter(verbs.count_num_token)
+        except (OSError, ValueError) as error:
+            raise CallError(f"--count_num_token {verbs.count_num_token}: {one_line(str(error))}") from error
+        lengths = [str(count(text)) if text else "0" for text in meta.text(sieve.frame, "text")]
+        sieve.frame["text_len"] = meta.text_column(lengths, sieve.frame)
+
+
 def _rename(sieve: Sieve, verbs: Verbs) -> None:
     frame = sieve.frame
     if verbs.relpath and (empty := np.flatnonzero(meta.text(frame, "path") == "")).size:
@@ -473,7 +611,13 @@ def suffix_of(verbs: Verbs) -> str:
         "path_filter_substr": "pathfiltersubstr", "filesize": "filesize",
         "filter": f"filter-{meta.digest(json.dumps(verbs.filter), 6)}",
         "filter_dyn_fps": "dynfps", "h_le_w": "h-le-w", "img_only": "img", "vid_only": "vid",
-        "intersection": "intersection",
+        "intersection": "intersection", "load_caption": f"load{verbs.load_caption}",
+        "remove_empty_caption": "noempty", "remove_url": "nourl", "text_filter_substr": "textfiltersubstr",
+        "lang": f"{verbs.lang}", "filter_too_verbose": "noverbose", "filter_human": "human",
+        "remove_text_duplication": "noduptext", "refine_llm_caption": "llm", "clean_caption": "clean",
+        "text_image2video": "image2video", "text_refine_sentences": "sentences", "merge_cmotion": "cmotion",
+        "append_text": "appendtext", "score_to_text": "score2text", "text_undo_score2text": "undoscore2text",
+        "update_text": "update", "count_num_token": "ntoken",
     }  # fmt: skip
     parts = [word for verb, word in flags.items() if getattr(verbs, verb)]
     for verb, filter in FILTERS.items():
@@ -514,7 +658,7 @@ def datautil(
     paths = meta.expand(tables)
     output = _output(paths, verbs, options)
     parts = [output] if verbs.shard is None else _shards(output, verbs.shard, options)
-    compared = [Path(table) for table in (verbs.difference, verbs.intersection) if table]
+    compared = [Path(t) for t in (verbs.difference, verbs.intersection, verbs.update_text) if t]
     for path in (output, *parts):
         meta.check_output([*paths, *compared], path)
     frame = meta.read(tables)
@@ -527,11 +671,13 @@ def datautil(
         if verbs.info or verbs.video_info:
             _measure(sieve, output, _how_to_measure(options, run or RunOptions()), status)
         _paths(sieve, verbs)
+        _captions(sieve, verbs)
         if verbs.filesize or verbs.fsmin is not None or verbs.fsmax is not None:
             _filesize(sieve)
         _expressions(sieve, verbs)
         _bounds(sieve, verbs)
         _shapes(sieve, verbs)
+        _after_filters(sieve, verbs)
         _rename(sieve, verbs)
         _sort(sieve, verbs)
         _selection(sieve, verbs)
