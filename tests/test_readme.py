@@ -37,7 +37,7 @@ def test_every_program_is_in_the_manual_and_every_one_in_it_exists():
 
 @pytest.mark.parametrize("module", PROGRAMS)
 def test_every_flag_is_in_the_manual(module, tool):
-    flags = set(re.findall(r"(?<![\w-])--([a-z][a-z_]+)", tool(module, "--help").stdout)) - {"help"}
+    flags = set(re.findall(r"(?<![\w-])--([a-z][a-z0-9_]+)", tool(module, "--help").stdout)) - {"help"}
     assert flags or module in ("tools.make_demo", "tools.pth_to_safetensors")
     absent = {flag for flag in flags if not re.search(rf"--{flag}\b", README)}
     assert not absent
@@ -52,8 +52,8 @@ def test_every_column_is_in_the_manual(scorer):
 def test_the_flags_the_manual_names_exist(tool):
     known = {"cpu", "num_processes", "nproc_per_node"}  # of launchers
     for module in [*PROGRAMS, "scoring.inference"]:
-        known |= set(re.findall(r"--([a-z][a-z_.]+)", tool(module, "--help").stdout))
-    assert set(re.findall(r"--([a-z][a-z_.]+[a-z_])", README)) <= known
+        known |= set(re.findall(r"--([a-z][a-z0-9_.]+)", tool(module, "--help").stdout))
+    assert set(re.findall(r"--([a-z][a-z0-9_.]+[a-z0-9_])", README)) <= known
 
 
 def test_codes_in_errors_are_all_used_or_reserved_for_models():
