@@ -185,7 +185,10 @@ class _Limit:
 
 def _like_the_first_cut(given: Mapping[str, Any]) -> dict[str, Any]:
     """Clips are cut again as they were cut."""
-    keys = _section(given, "meta_steps.split_video.cut_videos")
+    return _how_clips_are_cut(_section(given, "meta_steps.split_video.cut_videos"))
+
+
+def _how_clips_are_cut(keys: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in keys.items() if key in Cutting.__dataclass_fields__}
 
 
@@ -223,6 +226,7 @@ def _ordered(entries: Any, paths: Paths) -> list[Stage]:
     if not isinstance(entries, list):
         raise ConfigError("stages: a list is needed")
     stages = []
+    cutting: dict[str, Any] = {}
     for number, entry in enumerate(entries):
         where = f"stages[{number}]"
         pair = {entry: {}} if isinstance(entry, str) else entry
@@ -233,6 +237,10 @@ def _ordered(entries: Any, paths: Paths) -> list[Stage]:
         keys = _section(pair, name)
         if _switch(keys, f"{where}.{name}"):
             keys.pop("run", None)
+            if name == "cut_videos":
+                cutting = _how_clips_are_cut(keys)
+            if name == "recut_clips":
+                keys = cutting | keys
             stages.append(STEPS[name].make(name, keys, paths, f"{where}.{name}"))
     return stages
 

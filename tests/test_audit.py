@@ -6,6 +6,8 @@ import json
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from pipeline.datasets.datautil import UtilOptions, Verbs, datautil
@@ -117,6 +119,41 @@ def test_clips_of_more_than_one_shot_are_cut_again(audited_clips: Path, tmp_path
     assert Path(clip["path"]).stat().st_mtime_ns == written
 
 
+def test_equal_names_share_no_clip_and_parquet_keeps_its_rows(tmp_path: Path) -> None:
+    video = joined(tmp_path / "video.mp4", 40, 50, 60)
+    row = {
+        "path": str(video), "source_path": str(video), "clip_start": 1.0, "foreign_frames": 0,
+        "inner_transitions": 1, "aes": 4.5,
+    }  # fmt: skip
+    shots = [[[shift(0), shift(0.6)], [shift(0.6), shift(1.6)]], [[shift(0), shift(1.0)]]]
+    table = [row | {"clean_shots": json.dumps(some)} for some in (*shots, shots[0])]
+    table.append(row | {"path": "clean.mp4", "inner_transitions": 0, "clip_start": 2.0})
+    pd.DataFrame(table).to_parquet(tmp_path / "t.parquet")
+    recut([str(tmp_path / "t.parquet")], Cutting(save_dir=str(tmp_path / "clips"), preset="ultrafast"),
+          RunOptions(num_workers=1))  # fmt: skip
+    found = pd.read_parquet(tmp_path / "t_recut.parquet")
+    names = [Path(path).name for path in found["path"]]
+    assert names == [f"video_shot-{n}.mp4" for n in (0, 1, 2, 0, 1)] + ["clean.mp4"]
+    assert [float(s) for s in found["clip_start"]] == [1.0, 1.6, 1.0, 1.0, 1.6, 2.0]
+    assert found["aes"].iloc[-1] in (4.5, "4.5")
+    for clip in found["path"].iloc[:2]:
+        assert audited(Path(clip))[:2] == (0, 0)
+
+
+def test_no_frame_of_the_next_shot_is_cut_again_at_another_rate(tmp_path: Path) -> None:
+    pictures = [np.full((120, 160, 3), 40, np.uint8)] * 31 + [np.full((120, 160, 3), 220, np.uint8)] * 40
+    video = footage.encode(tmp_path / "v.mp4", pictures, fps=30)
+    shots = [[shift(0), shift(1.041)], [shift(1.041), shift(2.366)]]
+    row = {
+        "path": str(video), "source_path": str(video), "clip_start": "0.0", "foreign_frames": "0",
+        "inner_transitions": "1", "clean_shots": json.dumps(shots),
+    }  # fmt: skip
+    table = write_table(tmp_path / "t.csv", [row])
+    recut([str(table)], Cutting(save_dir=str(tmp_path / "clips"), target_fps=24.0), RunOptions(num_workers=1))
+    for clip, level in zip(read_table(tmp_path / "t_recut.csv"), (40, 220), strict=True):
+        assert all(abs(int(f.rgb().mean()) - level) < 6 for f in Media(clip["path"]).frames())
+
+
 def test_what_cannot_be_cut_again_is_told(tmp_path: Path) -> None:
     video = joined(tmp_path / "video.mp4", 40, 50)
     shots = json.dumps([[shift(0), shift(0.5)], [shift(0.5), shift(1.6)]])
@@ -130,6 +167,7 @@ def test_what_cannot_be_cut_again_is_told(tmp_path: Path) -> None:
         row | {"path": "e.mp4", "source_path": ""},
         row | {"path": "f.mp4", "clip_start": ""},
         row | {"path": "g.mp4", "clean_shots": ""},
+        row | {"path": "j.mp4", "clip_start": "1e18"},
         row | {"path": "h.mp4", "source_path": str(tmp_path / "gone.mp4")},
         row | {"path": "i.mp4", "inner_transitions": "", "foreign_frames": ""},
     ]
@@ -143,7 +181,9 @@ def test_what_cannot_be_cut_again_is_told(tmp_path: Path) -> None:
     assert [(r["path"], r["reason"]) for r in dropped] == [
         ("c.mp4", "seconds 0.5 < 1"), ("d.mp4", "clean_shots: none"), ("h.mp4", "seconds 0.5 < 1"),
     ]  # fmt: skip
+    assert dropped[1]["clip_start"] == "1.0"
     failed = read_table(tmp_path / "t_recut_failed.csv")
     assert [(r["path"], r["code"]) for r in failed] == [
-        ("e.mp4", "bad_value"), ("f.mp4", "bad_value"), ("g.mp4", "bad_value"), ("h.mp4", "missing")
+        ("e.mp4", "bad_value"), ("f.mp4", "bad_value"), ("g.mp4", "bad_value"), ("j.mp4", "bad_value"),
+        ("h.mp4", "missing"),
     ]  # fmt: skip

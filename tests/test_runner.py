@@ -419,6 +419,14 @@ meta_steps:
         ("second_scene-1_shot-1.mp4", "2.4", "4.0"),
     ]
     assert read_table(tmp_path / "meta" / "meta.csv")[1]["num_frames"] == "10"
+    listed = plan(
+        {
+            "paths": {"ROOT_VIDEO": str(videos), "ROOT_CLIPS": f"{tmp_path}/c", "ROOT_META": f"{tmp_path}/m"},
+            "stages": ["convert_dataset", "scene_detection", {"cut_videos": {"shorter_size": 90}},
+                       "boundary_audit", "recut_clips"],
+        }
+    )  # fmt: skip
+    assert listed.stages[-1].parameters["shorter_size"] == 90
     recut = next(s for s in wanted.stages if s.name == "recut_clips")
     assert (recut.parameters["preset"], recut.parameters["min_seconds"]) == ("ultrafast", 0.3)
 

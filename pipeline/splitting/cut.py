@@ -60,6 +60,7 @@ log = logging.getLogger(__name__)
 
 CLIPS_PER_TASK = 32  # at most; a kill costs those of a task
 TASKS_PER_WORKER = 4  # at least; each begins to decode anew
+MAX_SECONDS = 1e6  # of a source, eleven days
 MAX_CLIPS_PER_SOURCE = 100_000  # two days in clips of two seconds; more is a mistake
 CLAIM_SECONDS = 60.0  # to wait for another process that names its clips
 
@@ -145,22 +146,28 @@ def _plan(frame: pd.DataFrame, cutting: Cutting, claims: dict[str, str]) -> _Pla
     return plan
 
 
-def _plan_again(frame: pd.DataFrame, cutting: Cutting) -> _Plan:
+def _plan_again(frame: pd.DataFrame, cutting: Cutting, claims: dict[str, str]) -> _Plan:
     """The clean shots of clips that hold more than one, by the audit."""
     plan = _Plan([], [], [], [], [], [])
     flaws = sum(
         np.nan_to_num(meta.numbers(frame, column)[0]) for column in ("foreign_frames", "inner_transitions")
     )
     begins, _ = meta.numbers(frame, "clip_start")
-    shots = meta.text(frame, "clean_shots").to_numpy()
-    sources = meta.text(frame, "source_path").to_numpy()
+    paths, cells, sources = (
+        meta.text(frame, column).to_numpy() for column in ("path", "clean_shots", "source_path")
+    )
+    # The frames of another rate lie up to half of one beside those of the source that they show.
+    slack = 0.5 / cutting.target_fps if cutting.target_fps else 0.0
+    shots: Counter[str] = Counter()  # of each stem, in the rows so far
+    first: dict[tuple[str, float, str], int] = {}  # equal rows share their clips
     for row, stem in enumerate(_stems(frame, cutting)):
         if not flaws[row]:
             plan.as_they_are.append(row)
             continue
         try:
-            spans = parse_timestamp(shots[row])
-            if not sources[row].strip() or np.isnan(begins[row]):
+            spans = parse_timestamp(cells[row])
+            _check_number(spans, cutting)
+            if not (sources[row].strip() and 0 <= begins[row] < MAX_SECONDS):
                 raise MediaError("bad_value", "without `source_path` and `clip_start` it cannot be cut again")
             if isinstance(stem, MediaError):
                 raise stem
@@ -169,9 +176,14 @@ def _plan_again(frame: pd.DataFrame, cutting: Cutting) -> _Plan:
             continue
         if not spans:
             plan.dropped.append((row, None, None, "clean_shots: none"))
-        for number, (start, end) in enumerate(spans):
-            scene = begins[row] + start, begins[row] + end
-            _plan_scene(plan, row, f"{stem}_shot-{number}", scene, cutting)
+        stem = _claim(claims, f"{stem}_shot", paths[row], cutting.save_dir)
+        key = stem, float(begins[row]), cells[row]
+        if key not in first:
+            first[key] = shots[stem]
+            shots[stem] += len(spans)
+        for number, (start, end) in enumerate(spans, first[key]):
+            scene = begins[row] + start + (slack if start else 0.0), begins[row] + end - slack
+            _plan_scene(plan, row, f"{stem}-{number}", scene, cutting)
     return plan
 
 
@@ -298,11 +310,7 @@ def cut(tables: Sequence[str], cutting: Cutting, options: RunOptions) -> Status:
         StorageError: the clips or the table cannot be written.
     """
 
-    def plan(frame: pd.DataFrame) -> _Plan:
-        with _claiming(cutting.save_dir) as claims:
-            return _plan(frame, cutting, claims)
-
-    return _carry_out(tables, cutting, options, "clips", ("path", "timestamp"), plan)
+    return _carry_out(tables, cutting, options, "clips", ("path", "timestamp"), _plan)
 
 
 def recut(tables: Sequence[str], cutting: Cutting, options: RunOptions) -> Status:
@@ -312,7 +320,7 @@ def recut(tables: Sequence[str], cutting: Cutting, options: RunOptions) -> Statu
         CallError: no such encoder or table, or a column of AUDITED is not there.
         StorageError: the clips or the table cannot be written.
     """
-    return _carry_out(tables, cutting, options, "recut", AUDITED, lambda frame: _plan_again(frame, cutting))
+    return _carry_out(tables, cutting, options, "recut", AUDITED, _plan_again)
 
 
 def _carry_out(
@@ -321,7 +329,7 @@ def _carry_out(
     options: RunOptions,
     suffix: str,
     columns: Sequence[str],
-    make_plan: Callable[[pd.DataFrame], _Plan],
+    make_plan: Callable[[pd.DataFrame, Cutting, dict[str, str]], _Plan],
 ) -> Status:
     if not cutting.save_dir:
         raise CallError("--save_dir is missing: the folder of the clips")
@@ -335,7 +343,8 @@ def _carry_out(
     with working_on(output), recording(Status(suffix, output, rows_in=len(frame))) as status:
         with storing(cutting.save_dir):
             os.makedirs(cutting.save_dir, exist_ok=True)
-        plan = make_plan(frame)
+        with _claiming(cutting.save_dir) as claims:
+            plan = make_plan(frame, cutting, claims)
         sources = frame.assign(path=frame["source_path"]) if "source_path" in columns else frame
         meaning = f"cut v3 {replace(cutting, min_seconds=None, max_seconds=None)!r}"
         cells = Store(output.parent).verdicts_of("cut", meaning, ("made",))
@@ -441,7 +450,9 @@ def _groups(sources: Sequence[list[int]], clips: Sequence[Clip], least: int) -> 
         parts = max(math.ceil(len(some) / CLIPS_PER_TASK), math.ceil(least * length.sum() / total))
         middles = (np.cumsum(length) - length / 2) / length.sum()
         at = np.searchsorted(middles, np.arange(1, parts) / parts)
-        groups += [group.tolist() for group in np.split(np.array(some), at) if len(group)]
+        for group in np.split(np.array(some), at):
+            pieces = math.ceil(len(group) / CLIPS_PER_TASK)
+            groups += [piece.tolist() for piece in np.array_split(group, pieces)] if pieces else []
     return groups
 
 
@@ -460,19 +471,19 @@ def _write(
     _describe(clips, meta.text(clips, "path").tolist(), made, cutting)
     if plan.as_they_are:
         rows = [*(row for row, _ in order), *plan.as_they_are]
-        clips = pd.concat([clips, frame.iloc[plan.as_they_are]])
+        clips = meta.concatenate([clips, frame.iloc[plan.as_they_are]])
         clips = clips.iloc[np.argsort(rows, kind="stable")].reset_index(drop=True)
     meta.write(clips, status.output)
     dropped = frame.iloc[[row for row, *_ in plan.dropped]].reset_index(drop=True)
-    _add(dropped, "clip_start", [s for _, s, _, _ in plan.dropped])
-    _add(dropped, "clip_end", [e for _, _, e, _ in plan.dropped])
+    _add_known(dropped, "clip_start", [s for _, s, _, _ in plan.dropped])
+    _add_known(dropped, "clip_end", [e for _, _, e, _ in plan.dropped])
     _add(dropped, "reason", [r for *_, r in plan.dropped])
     write_sidecar(dropped, status.output, "dropped")
     bad = [(plan.rows[n], plan.clips[n], r) for n, r in enumerate(results) if isinstance(r, MediaError)]
     failures = [*((row, None, error) for row, error in plan.failed), *bad]
     failed = frame.iloc[[row for row, *_ in failures]].reset_index(drop=True)
-    _add(failed, "clip_start", [c and c.start for _, c, _ in failures])
-    _add(failed, "clip_end", [c and c.end for _, c, _ in failures])
+    _add_known(failed, "clip_start", [c and c.start for _, c, _ in failures])
+    _add_known(failed, "clip_end", [c and c.end for _, c, _ in failures])
     _add(failed, "scorer", ["cut"] * len(failures))
     _add(failed, "code", [error.code for *_, error in failures])
     _add(failed, "detail", [error.detail for *_, error in failures])
@@ -513,6 +524,12 @@ def _describe(clips: pd.DataFrame, sources: list[str], made: list[Any], cutting:
 
 def _add(frame: pd.DataFrame, column: str, values: Sequence[object]) -> None:
     frame[column] = meta.text_column([meta.cell(value) for value in values], frame)
+
+
+def _add_known(frame: pd.DataFrame, column: str, values: Sequence[object]) -> None:
+    """As _add(); where there is no value, what stands in the column stays."""
+    old = meta.text(frame, column).tolist() if column in frame.columns else [None] * len(frame)
+    _add(frame, column, [o if v is None else v for v, o in zip(values, old, strict=True)])
 
 
 def main() -> None:
