@@ -34,6 +34,7 @@ from tests.tiny import VOCABULARY
         ("a well-known face", "a well-known face"),
         ("order 12345678 of 10.0.0.1", "order of"),
         ("100%41 sure", "100a sure"),
+        ("i <3 you < 5 and > 3", "i <3 you < 5 and > 3"),
     ],
 )
 def test_cleaning_by_rule_and_cleaning_twice_changes_nothing(text: str, cleaned: str) -> None:
@@ -78,6 +79,7 @@ def test_scores_are_appended_where_known_and_can_be_taken_off() -> None:
     assert captions.with_scores("a", 5.51, 2.0) == "a [aesthetic score: 5.5, motion score: 2.0]"
     assert captions.with_scores("a", None, 2.0) == "a [motion score: 2.0]"
     assert captions.with_scores("a", None, None) == "a"
+    assert captions.with_scores("", 5.0, None) == ""
     for scores in ((5.51, 2.0), (5.51, None), (None, 2.0)):
         assert captions.without_scores(captions.with_scores("a [b]", *scores)) == "a [b]"
 
@@ -128,10 +130,29 @@ def test_duplicates_are_dropped_after_filters(tmp_path: Path) -> None:
     assert (kept, reasons) == (["x"], {"a": "aes 1 < 4", "c": "text: listed before"})
 
 
+def test_rows_without_a_caption_are_no_duplicates_of_each_other(tmp_path: Path) -> None:
+    kept, reasons = done(tmp_path, rows("", "x", "", "x"), remove_text_duplication=True)
+    assert (kept, reasons) == (["", "x", ""], {"3.mp4": "text: listed before"})
+
+
+@pytest.mark.parametrize(
+    "piece", ["a.", "a,", " ", "x a__", "[", "<", "<a", "[motion score: ", "\u4f60 ", "-_ "]
+)
+def test_a_caption_of_200_kilobytes_is_no_trap(piece: str) -> None:
+    text = piece * (200_000 // len(piece))
+    for change in (
+        captions.clean,
+        captions.without_scores,
+        captions.without_prefix,
+        captions.without_negations,
+    ):
+        assert isinstance(change(text), str)
+
+
 def test_captions_are_extended_by_columns(tmp_path: Path) -> None:
     table = [
         {"path": "a", "text": "A dog.", "cmotion": "pan_right", "aes": "5.26", "flow": ""},
-        {"path": "b", "text": "", "cmotion": "", "aes": "", "flow": ""},
+        {"path": "b", "text": "", "cmotion": "static", "aes": "3", "flow": ""},
     ]
     kept, _ = done(tmp_path, table, merge_cmotion=True, append_text=" Good.", score_to_text=True)
     assert kept == ["A dog. Good. Camera motion: pan right. [aesthetic score: 5.3]", ""]
@@ -149,6 +170,9 @@ def test_captions_are_loaded_from_files_and_tables(tmp_path: Path) -> None:
     other = write_table(tmp_path / "new.csv", [{"path": "1.mp4", "text": "new"}])
     kept, _ = done(tmp_path, rows("old", "old"), update_text=str(other))
     assert kept == ["old", "new"]
+    bare = [{"path": "1.mp4"}, {"path": "2.mp4"}]
+    kept, reasons = done(tmp_path, bare, update_text=str(other), remove_empty_caption=True)
+    assert (kept, reasons) == (["new"], {"2.mp4": "text: empty"})
 
 
 def test_tokens_are_counted_by_any_tokenizer(tmp_path: Path) -> None:

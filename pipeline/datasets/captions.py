@@ -32,11 +32,12 @@ _VERB: Final = (
 _PREFIX: Final = re.compile(
     rf"^(?:(?:the|this)\s+{_SUBJECT}\s+{_VERB}\s+|in\s+(?:the|this)\s+{_SUBJECT}\s*,\s*)", re.IGNORECASE
 )
-_SCORES: Final = re.compile(r"\s*\[aesthetic score: [^\]]*\]\s*$|\s*\[motion score: [^\]]*\]\s*$")
+_SCORES: Final = re.compile(r"\[(?:aesthetic|motion) score: [^\[\]]{1,60}\]")
 
 #: In order; what is found becomes a space unless something else is said. Of text in lower case.
 _RUBBISH: Final[tuple[tuple[str, str], ...]] = (
-    (r"<[^<>]{1,200}>", " "),  # markup
+    (r"\s+", " "),
+    (r"</?[a-z!][^<>]{0,200}>", " "),  # markup
     (URL.pattern, " "),
     (r"(?<!\w)@\w+", " "),  # names of accounts
     ("[\u2e80-\u2fdf\u3000-\u30ff\u3100-\u318f\u31a0-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+", " "),  # CJK
@@ -47,7 +48,7 @@ _RUBBISH: Final[tuple[tuple[str, str], ...]] = (
     (r"\\n", " "),
     (r"#\d+\b", " "),
     (r"\b\d{6,}\b", " "),  # numbers of articles
-    (r"\b\S+\.(?:png|jpe?g|bmp|webp|gif|svg|pdf|eps|apk|mp4|mov|avi|mkv|webm)\b", " "),
+    (r"(?<!\S)\S{1,200}\.(?:png|jpe?g|bmp|webp|gif|svg|pdf|eps|apk|mp4|mov|avi|mkv|webm)\b", " "),
     (r"['\"]{2,}", '"'),
     (r"\.{2,}", " "),
     (r"[#\u00ae\u2022\u00a9\u2122&@\u00b7\u00ba\u00bd\u00be\u00bf\u00a1\u00a7~()\[\]{}|\\/*]+", " "),
@@ -56,18 +57,18 @@ _RUBBISH: Final[tuple[tuple[str, str], ...]] = (
     (r"\bpage\s+\d+\b", " "),
     (r"\b(?=\w*\d)(?=\w*[a-z])\w*\d[a-z]+\d\w*\b", " "),  # serial numbers: letters between digits
     (r"\b\d+(?:\.\d+)?\s?[x\u0445\u00d7]\s?\d+(?:\.\d+)?\b", " "),  # sizes
-    (r"\s+\.\s+", " "),
-    (r"\s+:\s+", ": "),
     (r"\s+", " "),
+    (r" \. ", " "),
+    (r" : ", ": "),
 )
 _RULES: Final = tuple((re.compile(pattern), into) for pattern, into in _RUBBISH)
-_EDGES: Final = re.compile(r"^[\s\"'_,:;\-+]+|[\s\"'_,:;\-+]+$")
+_EDGES: Final = " \t\n\"'_,:;-+"
 
 
 def clean(text: str) -> str:
     """Lower case without markup, addresses, file names, serial numbers, CJK and special signs.
 
-    Applied until nothing changes any more (three times at most), so that cleaning twice changes nothing.
+    Applied until nothing changes any more, three times at most.
     """
     import ftfy
 
@@ -77,7 +78,7 @@ def clean(text: str) -> str:
             cleaned = rule.sub(into, cleaned)
         if len(re.findall(r"[-_]", cleaned)) > 3 and " " not in cleaned.strip():
             cleaned = re.sub(r"[-_]+", " ", cleaned)  # a name of a file or of a page
-        cleaned = _EDGES.sub("", cleaned)
+        cleaned = cleaned.strip(_EDGES)
         if cleaned == text:
             break
         text = cleaned
@@ -123,6 +124,8 @@ def image_to_video(text: str) -> str:
 
 def with_scores(text: str, aes: float | None, flow: float | None) -> str:
     """With the scores that are known behind it, as OpenSora 1.2 trains on them."""
+    if not text.strip():
+        return text
     parts = [
         f"{name} score: {value:.1f}"
         for name, value in (("aesthetic", aes), ("motion", flow))
@@ -133,7 +136,8 @@ def with_scores(text: str, aes: float | None, flow: float | None) -> str:
 
 def without_scores(text: str) -> str:
     """The opposite of with_scores()."""
-    return _SCORES.sub("", text)
+    body, bracket, scores = text.rstrip().rpartition("[")
+    return body.rstrip() if bracket and _SCORES.fullmatch(bracket + scores) else text
 
 
 def languages() -> list[str]:

@@ -403,6 +403,11 @@ def _captions(sieve: Sieve, verbs: Verbs) -> None:
     if "text" not in sieve.frame.columns and verbs.update_text:
         sieve.frame["text"] = meta.text_column([""] * len(sieve.frame), sieve.frame)
     meta.require(sieve.frame, "text", "the table")
+    if verbs.update_text:
+        other = meta.read([verbs.update_text], ("path", "text"))
+        new = dict(zip(meta.text(other, "path"), meta.text(other, "text"), strict=True))
+        pairs = zip(meta.text(sieve.frame, "path"), meta.text(sieve.frame, "text"), strict=True)
+        _change_texts(sieve, [new.get(path, text) for path, text in pairs])
     language = verbs.lang or ""
     if verbs.lang and language not in captions.languages():
         raise CallError(f"--lang {language}: one of {' '.join(captions.languages())}")
@@ -434,7 +439,9 @@ def _captions(sieve: Sieve, verbs: Verbs) -> None:
         meta.require(sieve.frame, "cmotion", "--merge_cmotion")
         motions = [label.replace("_", " ").strip() for label in meta.text(sieve.frame, "cmotion")]
         pairs = zip(meta.text(sieve.frame, "text"), motions, strict=True)
-        _change_texts(sieve, [f"{text} Camera motion: {m}.".strip() if m else text for text, m in pairs])
+        _change_texts(
+            sieve, [f"{text} Camera motion: {m}." if m and text.strip() else text for text, m in pairs]
+        )
     if verbs.score_to_text:
         known = [sieve.column(c)[0] if c in sieve.frame.columns else np.full(len(sieve.frame), np.nan)
                  for c in ("aes", "flow")]  # fmt: skip
@@ -443,11 +450,6 @@ def _captions(sieve: Sieve, verbs: Verbs) -> None:
             sieve,
             [captions.with_scores(t, *(None if np.isnan(v) else float(v) for v in s)) for t, *s in rows],
         )
-    if verbs.update_text:
-        other = meta.read([verbs.update_text], ("path", "text"))
-        new = dict(zip(meta.text(other, "path"), meta.text(other, "text"), strict=True))
-        pairs = zip(meta.text(sieve.frame, "path"), meta.text(sieve.frame, "text"), strict=True)
-        _change_texts(sieve, [new.get(path, text) for path, text in pairs])
     if verbs.remove_empty_caption:
         _keep_texts(sieve, _is_filled, "text: empty")
 
@@ -481,7 +483,8 @@ def _after_filters(sieve: Sieve, verbs: Verbs) -> None:
     """The verbs that look at the captions of what is left."""
     if verbs.remove_text_duplication:
         meta.require(sieve.frame, "text", "the table")
-        again = meta.text(sieve.frame, "text").duplicated().to_numpy(bool)
+        texts = meta.text(sieve.frame, "text")
+        again = (texts.duplicated() & (texts.str.strip() != "")).to_numpy(bool)
         sieve.drop(again, "text: listed before", "text listed before")
     if verbs.count_num_token:
         meta.require(sieve.frame, "text", "the table")
