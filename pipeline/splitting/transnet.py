@@ -10,14 +10,10 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.splitting.cues import CONTEXT, Kind, Stretch, Transition, runs
-
-if TYPE_CHECKING:
-    pass
 
 WINDOW, HOP, MARGIN = 100, 50, 25  # frames: as published; of every window the middle is kept
 WINDOWS_AT_ONCE = 16  # on an accelerator
