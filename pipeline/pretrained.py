@@ -9,24 +9,30 @@ from typing import Any
 from pipeline.weights import refused
 
 
-def load_pretrained(kind: Any, folder: Path, told: Mapping[str, Any], **options: Any) -> Any:
+def load_pretrained(
+    kind: Any, folder: Path, told: Mapping[str, Any], state: Mapping[str, Any] | None = None, **options: Any
+) -> Any:
     """A model of one of transformers' classes; no code that lies in the folder is executed.
 
     Args:
         told: what its config is to say, whatever stands there.
+        state: weights to be used in the place of those in the folder.
         options: of its from_pretrained().
 
     Raises:
         CallError: a file is missing or damaged, or holds weights of another architecture.
     """
+    import transformers
+
     _quiet()
+    config_class = getattr(kind, "config_class", transformers.AutoConfig)
     try:
-        config = kind.config_class.from_pretrained(folder, local_files_only=True)
+        config = config_class.from_pretrained(folder, local_files_only=True)
         for name, value in told.items():
             setattr(config, name, value)
         model, report = kind.from_pretrained(
-            folder, config=config, local_files_only=True, use_safetensors=True, output_loading_info=True,
-            **options,
+            folder if state is None else None, config=config, state_dict=state, local_files_only=True,
+            use_safetensors=True, output_loading_info=True, **options,
         )  # fmt: skip
     except Exception as error:  # of transformers, tokenizers, safetensors: none has a common ancestor
         said = str(error).partition("\n")[0]
@@ -50,14 +56,39 @@ def load_tokenizer(folder: Path) -> Any:
     """
     import transformers
 
+    return _load_beside(transformers.AutoTokenizer, folder, "tokenizer.json")
+
+
+def load_processor(folder: Path) -> Any:
+    """What prepares pictures, videos and texts for a model that takes several of them.
+
+    Raises:
+        CallError: its files are missing or damaged.
+    """
+    import transformers
+
+    return _load_beside(transformers.AutoProcessor, folder, "preprocessor_config.json")
+
+
+def load_image_processor(folder: Path) -> Any:
+    """What prepares pictures for a model.
+
+    Raises:
+        CallError: its file is missing or damaged.
+    """
+    import transformers
+
+    return _load_beside(transformers.AutoImageProcessor, folder, "preprocessor_config.json")
+
+
+def _load_beside(kind: Any, folder: Path, file: str) -> Any:
+    """What stands beside the weights; no code that lies in the folder is executed."""
     _quiet()
     try:
-        return transformers.AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
+        return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # as above
         said = str(error).partition("\n")[0]
-        raise refused(folder / "tokenizer.json", f"{type(error).__name__}: {said}") from error
+        raise refused(folder / file, f"{type(error).__name__}: {said}") from error
 
 
 def _quiet() -> None:

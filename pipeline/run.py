@@ -32,9 +32,11 @@ from pipeline.config import option
 from pipeline.errors import (
     ENVIRONMENTAL,
     CallError,
+    ClipsheetError,
     MediaError,
     TooManyFailed,
 )
+from pipeline.flight import Flight
 from pipeline.log import Progress
 from pipeline.media import EVERY_FRAME, MAX_BAD_RATIO, READERS, Frame, Media, MediaInfo
 from pipeline.scorer import (
@@ -82,6 +84,7 @@ class RunOptions:
     num_workers: int = option(0, "decoding processes; 0: one per core, shared by all ranks", ge=0)
     use_cpu: bool = option(False, "use no GPU")
     skip_if_existing: bool = option(False, "leave cells alone that hold a value, whatever made it")
+    keep_as: str = option("", "keep what stood in a column that is written as <column>_<this>")
     output: str = option("", "table to write instead of <table>_<suffix>.csv")
     pretrained_models: str = option(os.fspath(MODELS), "folder of the weight files")
     root: str = option("", "refuse files outside this folder")
@@ -454,6 +457,7 @@ class _Work:
     most: int = 0  # items at once, once there were too many; 0: no limit yet
     batch: list[tuple[str, Any]] = field(default_factory=list)
     marked: set[str] = field(default_factory=set)  # keys whose beginning the journal has
+    flight: Flight | None = None
 
 
 def _plan(
@@ -568,10 +572,12 @@ def compute(
         cores = max(1, (os.cpu_count() or 1) // rank.world)
         processes = min(len(rows), options.num_workers or cores)
         spare = 1 if options.num_workers else min(MOST_THREADS, max(1, cores // processes))
-        job = SampleJob(tuple(scorers), preparations, spare, options.root, options.reader)
+        placed = tuple(scorer.placed(options.models) for scorer in scorers)
+        job = SampleJob(placed, preparations, spare, options.root, options.reader)
         passing = _Pass(work, embeddings, options, rank, heartbeat)
         with contextlib.ExitStack() as stack:
             stack.callback(passing.close)
+            passing.begin()
             if _opens_files(work, embeddings):
                 pool = Pool(
                     job, processes, seconds=options.timeout,
@@ -627,6 +633,17 @@ class _Pass:
         # Failures that speak of the machine, kept back until it is clear that they do not.
         self._held: list[tuple[_Work, str, MediaError]] | None = []
 
+    def begin(self) -> None:
+        """Find out whether those answer for whom there is to be waited."""
+        for work in self._work:
+            if work.scorer.in_flight and work.todo.any():
+                model, scorer = self._model(work), work.scorer
+                work.flight = Flight(
+                    lambda item, scorer=scorer, model=model: scorer.score(model, [item])[0],  # type: ignore[misc]
+                    scorer.in_flight,
+                    self._heartbeat,
+                )
+
     def take(self, row: int, result: Any) -> None:
         """What a worker made of a row: an item per wanted scorer and feature, or a MediaError for all."""
         self._heartbeat()
@@ -659,6 +676,9 @@ class _Pass:
             self._encode(embedding)
         for work in self._work:
             self._flush(work)
+            if work.flight is not None:
+                for key, output in work.flight.land():
+                    self._landed(work, key, output)
         self._release()
 
     def close(self) -> None:
@@ -667,12 +687,18 @@ class _Pass:
                 embedding.writer.close()
                 embedding.folder.merge()
         for work in self._work:
+            if work.flight is not None:
+                work.flight.close()
             if work.journal is not None:
                 work.journal.__exit__(None, None, None)
                 work.journal = None
 
     def _queue(self, work: _Work, key: str, item: Any) -> None:
         """An item is ready to be scored."""
+        if work.flight is not None:
+            for ended, output in work.flight.send(key, item):
+                self._landed(work, ended, output)
+            return
         if work.began.get(key, 0) >= 2:
             self._score_suspect(work, key, item)
             return
@@ -815,6 +841,15 @@ class _Pass:
             self._keep(work, key, output)
         self._heartbeat()
 
+    def _landed(self, work: _Work, key: str, output: Any) -> None:
+        """The result of a call that was waited for, or what it raised."""
+        if isinstance(output, BaseException) and not isinstance(output, MediaError):
+            if isinstance(output, ClipsheetError) or not isinstance(output, Exception):
+                raise output
+            output = unexpected(output)
+        self._keep(work, key, output)
+        self._heartbeat()
+
     def _score_suspect(self, work: _Work, key: str, item: Any) -> None:
         """A row at which the process died twice: alone, and a third time never again."""
         if work.began[key] >= 3:
@@ -857,6 +892,8 @@ def _in_parts(
             return outputs
     except MediaError as error:
         failure = error
+    except ClipsheetError:  # speaks of the run, not of these items
+        raise
     except Exception as error:
         failure = out_of_memory(error) or unexpected(error)
     if len(items) == 1:
@@ -884,7 +921,7 @@ class _Joined:
 
 def join(frame: pd.DataFrame, scorers: Sequence[Scorer], options: RunOptions, store: Store) -> _Joined:
     """The table with the columns of some scorers filled from the store."""
-    frame = frame.copy()
+    frame = _with_earlier_kept(frame, all_columns(scorers), options.keep_as)
     codes: dict[str, np.ndarray] = {}
     failures = []
     pending = np.zeros(len(frame), bool)
@@ -921,6 +958,22 @@ def join(frame: pd.DataFrame, scorers: Sequence[Scorer], options: RunOptions, st
         int((~failed & ~pending).sum()),
         int(pending.sum()),
     )
+
+
+def _with_earlier_kept(frame: pd.DataFrame, columns: Sequence[str], name: str) -> pd.DataFrame:
+    """A copy, in which what stands in some columns stands in `<column>_<name>` too.
+
+    Raises:
+        CallError: there is such a column already.
+    """
+    frame = frame.copy()
+    for column in columns if name else ():
+        if column in frame.columns:
+            kept = f"{column}_{name}"
+            if kept in frame.columns:
+                raise CallError(f"--keep_as {name}: there is a column `{kept}` already; take another name")
+            frame.insert(list(frame.columns).index(column), kept, frame[column])
+    return frame
 
 
 def _take(texts: pa.Array, at: np.ndarray) -> pa.Array:
@@ -970,6 +1023,7 @@ def run_scorers(
             raise CallError(f"{scorer.name}: " + "; ".join(what))
     before = [meta.stamp(path.stat()) for path in paths]
     frame = meta.read(tables, needs)
+    _with_earlier_kept(frame, all_columns(scorers), options.keep_as)  # refuses now what it would refuse later
     rank = launch.current()
     store = Store(output.parent, options.reader, options.models)
     status = Status(suffix, output, rows_in=len(frame))

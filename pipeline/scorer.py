@@ -165,6 +165,23 @@ class Scorer(Weighted):
         return self.name
 
     @property
+    def meaning(self) -> str:
+        """What its parameters say, in one line: scorers of one meaning and one name give the same results."""
+        return repr(self)
+
+    @property
+    def in_flight(self) -> int:
+        """For a scorer that waits for others, such as a server: items that may be in the making at once.
+
+        score() is then called in so many threads, each time with one item; 0: here, with a batch.
+        """
+        return 0
+
+    def placed(self, models: Path) -> Scorer:
+        """The same scorer, for workers: knowing where the folder of the weights is, if prepare() needs one."""
+        return self
+
+    @property
     def columns(self) -> tuple[Column, ...]:
         """The columns it writes, in order."""
         raise NotImplementedError
@@ -226,7 +243,8 @@ def provenance(of: Scorer | Feature, models: Path) -> str:
     weights = "".join(f" {n}={file_sha256(p)}" for n, p in sorted(of.weights(models).items()))
     start = of.feature if isinstance(of, Scorer) else None
     after = f" from {provenance(start, models)}" if start is not None else ""
-    return f"{of.name} v{of.version} {of!r}{weights}{after}"
+    said = of.meaning if isinstance(of, Scorer) else repr(of)
+    return f"{of.name} v{of.version} {said}{weights}{after}"
 
 
 def missing(scorer: Scorer, models: Path) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import math
 import os
 import pickle
@@ -172,6 +173,27 @@ def refused(path: Path, why: str) -> CallError:
         return CallError(f"{path}: {one_line(why)}; get it again from where it came")
     expected = f"; its sha256 should be {file.sha256}" if file.sha256 else ""
     return CallError(f"{path}: {one_line(why)}{expected}; {DOWNLOAD} {file.model}")
+
+
+def place_of(name: str, models: Path) -> Path:
+    """Where a file or folder is that was named: by its path, or inside the folder of the weights."""
+    given = Path(name)
+    return given if given.is_absolute() or given.exists() else models / name
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file of a model.
+
+    Raises:
+        CallError: it is none.
+    """
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise refused(path, f"not a JSON file: {error}") from error
+    if not isinstance(found, dict):
+        raise refused(path, "not a JSON object")
+    return found
 
 
 def load_state(path: Path) -> dict[str, torch.Tensor]:

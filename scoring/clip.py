@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from PIL import Image
 from pipeline.config import option
 from pipeline.pretrained import load_pretrained, load_tokenizer
 from pipeline.scorer import Feature, Frame, Home
-from pipeline.weights import absent, openai_clip_state, refused
+from pipeline.weights import absent, openai_clip_state, place_of, read_json, refused
 
 DEFAULT = "clip-vit-large-patch14"
 #: The same weights as OpenAI published them.
@@ -68,8 +67,7 @@ def frames_option() -> Any:
 
 def place(clip: str, models: Path) -> Path:
     """The folder or file of a model; OpenAI's file where the folder of the same model is not there."""
-    given = Path(clip)
-    path = given if given.is_absolute() or given.exists() else models / clip
+    path = place_of(clip, models)
     if not path.exists() and clip in OPENAI and (models / OPENAI[clip]).exists():
         path = models / OPENAI[clip]
     return path
@@ -128,21 +126,6 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
         raise refused(path, f"not what a CLIP model has there: {type(error).__name__}: {error}") from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file of a model.
-
-    Raises:
-        CallError: it is none.
-    """
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise refused(path, f"not a JSON file: {error}") from error
-    if not isinstance(found, dict):
-        raise refused(path, "not a JSON object")
-    return found
 
 
 class Architecture(NamedTuple):

@@ -16,7 +16,7 @@ from pipeline.errors import ConfigError
 from pipeline.run import RunOptions
 from pipeline.scorer import missing
 from pipeline.splitting.cutter import Cutting
-from script.stages import FOLLOWERS, STEPS, UNAVAILABLE, Paths, Stage
+from script.stages import CAPTIONERS, STEPS, Paths, Stage
 
 SECTIONS = (
     "meta_steps",
@@ -96,6 +96,11 @@ def plan(given: Mapping[str, Any], source: str = "config") -> Plan:
         stages, skipped = _nested(given, paths)
     if not stages:
         raise ConfigError(f"{source}: no stage is enabled")
+    captioners = [stage.name for stage in stages if stage.name in CAPTIONERS]
+    if len(captioners) > 1:
+        raise ConfigError(
+            f"{captioners[0]} and {captioners[1]} would both write captions: set run: false for one of them"
+        )
     inputs, outputs = _tables(stages, given, paths)
     _check_columns(stages, inputs[0])
     _check_folders(stages, paths)
@@ -128,23 +133,18 @@ def _nested(given: Mapping[str, Any], paths: Paths) -> tuple[list[Stage], list[s
     given = dict(given)
     if "captioning" in given:  # at the top, as a section of its own
         given["pipeline_steps"] = {**_section(given, "pipeline_steps"), "captioning": given["captioning"]}
-    places = {name: step.section for name, step in STEPS.items()} | UNAVAILABLE
+    places = {name: step.section for name, step in STEPS.items()}
     for section in SECTIONS:
         known = [name for name, place in places.items() if place == section]
         check_keys(_section(given, section), (*OTHER_KEYS[section], *known), section)
     stages: list[Stage] = []
     skipped: list[str] = []
-    for name, section in UNAVAILABLE.items():
-        if _runs(given, section, name) and name not in FOLLOWERS:
-            raise ConfigError(f"{section}.{name}: this version cannot run it; set run: false")
-        if _runs(given, section, name):
-            skipped.append(f"{name}: {FOLLOWERS[name]} does not run")
     enabled = {name for name, step in STEPS.items() if _runs(given, step.section, name)}
     for name, step in STEPS.items():
         if name not in enabled:
             continue
-        if step.after and step.after not in enabled:
-            skipped.append(f"{name}: {step.after} does not run")
+        if step.after and not enabled.intersection(step.after):
+            skipped.append(f"{name}: {' or '.join(step.after)} does not run")
             continue
         keys = _section(given, f"{step.section}.{name}")
         keys.pop("run", None)

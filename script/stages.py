@@ -8,10 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from captioning.caption_api import CaptionApi
+from captioning.caption_llava import CaptionLlava
+from captioning.caption_pllava import CaptionPllava
+from captioning.caption_qwen2vl import CaptionQwen2vl
+from captioning.captioner import Captioner, caption
+from captioning.enhance import Enhance
 from pipeline import meta
 from pipeline.config import build, check_keys, option
 from pipeline.datasets.convert import ConvertOptions, convert
-from pipeline.datasets.datautil import FILTERS, UtilOptions, Verbs, datautil, suffix_of
+from pipeline.datasets.datautil import CAPTION_VERBS, FILTERS, UtilOptions, Verbs, datautil, suffix_of
 from pipeline.datasets.deduplication import Deduplication, Hashes, deduplicate
 from pipeline.datasets.expression import Expression
 from pipeline.errors import ConfigError
@@ -58,6 +64,7 @@ class Stage:
         run: carries it out: input, output, options.
         scorers: what it scores, so that neighbours can share one decode of every file.
         new_files: it makes files of its own, so that nothing can be shared across it.
+        apart: it costs so much for each row that it has a pass of its own, after all filters before it.
         first_input: a table given in the config, for a run that begins here.
     """
 
@@ -69,6 +76,7 @@ class Stage:
     run: Callable[[Path, Path, RunOptions], Status]
     scorers: tuple[Scorer, ...] = ()
     new_files: bool = False
+    apart: bool = False
     first_input: str = ""
     processes: int | None = None
     bs: int | None = None
@@ -99,10 +107,11 @@ def _scorer(cls: type[Scorer]) -> Maker:
         run_keys, rest, processes = _split_run_keys(given, where)
         first = str(rest.pop("input_meta_csv", None) or "")
         scorer = build(cls, rest, where)
+        carry_out: Callable[..., Status] = caption if isinstance(scorer, Captioner) else run_scorers
         return Stage(
             name, _fields(scorer), scorer.reads, tuple(c.name for c in scorer.columns),
             lambda table: meta.output_path(table, scorer.suffix),
-            lambda table, out, run: run_scorers(
+            lambda table, out, run: carry_out(
                 [str(table)], [scorer], dataclasses.replace(run, output=str(out), **run_keys)
             ),
             scorers=(scorer,), first_input=first,
@@ -135,6 +144,28 @@ def _broken(name: str, given: dict[str, Any], paths: Paths, where: str) -> Stage
     given.setdefault("fmin", 1)
     check_keys(given, ("fmin", "input_meta_csv"), where)
     return _datautil(name, given, paths, where, info=True)
+
+
+def _captioner(cls: type[Captioner] | type[Enhance]) -> Maker:
+    """A stage whose model takes seconds for each row."""
+
+    def make(name: str, given: dict[str, Any], paths: Paths, where: str) -> Stage:
+        if isinstance(given.get("lengths"), str):
+            given["lengths"] = [given["lengths"]]
+        return dataclasses.replace(_scorer(cls)(name, given, paths, where), apart=True)
+
+    return make
+
+
+def _clean(name: str, given: dict[str, Any], paths: Paths, where: str) -> Stage:
+    """Captions as training wants them: all that the ancestors' stage does, unless it is told not to."""
+    usual = ("clean_caption", "refine_llm_caption", "remove_empty_caption")
+    verbs = tuple(verb for verb in CAPTION_VERBS if verb in Verbs.__dataclass_fields__)
+    check_keys(given, (*verbs, "missing"), where)
+    stage = _datautil(name, given, paths, where, **dict.fromkeys(usual, True))
+    return dataclasses.replace(
+        stage, needs=("text",), output=lambda table: meta.output_path(table, "cleaned")
+    )
 
 
 def _filtering(*verbs: str) -> Maker:
@@ -241,6 +272,8 @@ def _split_run_keys(
     bs = keys.batch_size if keys.bs is None else keys.bs
     if bs is not None:
         run["bs"] = bs
+    if keys.keep_as is not None:
+        run["keep_as"] = keys.keep_as
     if keys.use_cpu is not None or keys.use_ascend is not None:
         run["use_cpu"] = not keys.use_ascend if keys.use_cpu is None else keys.use_cpu
     return run, {name: value for name, value in given.items() if name not in names}, keys.worker_num
@@ -254,6 +287,7 @@ class RunKeys:
     batch_size: int | None = option(None, "the ancestors' name of it", ge=1)
     use_cpu: bool | None = option(None, "use no GPU")
     use_ascend: bool | None = option(None, "the ancestors' opposite of it")
+    keep_as: str | None = option(None, "keep what stood in a column that is written as <column>_<this>")
     worker_num: int | None = option(None, "processes at most, on as many GPUs", ge=1)
 
 
@@ -267,13 +301,16 @@ class Step:
     Attributes:
         section: where its key stands in the ancestors' nested form.
         make: from its parameters to the stage.
-        after: the stage without which it does not run in the nested form, as a filter without scores.
+        after: the stages without any of which it does not run in the nested form, as a filter without scores.
     """
 
     section: str
     make: Maker
-    after: str = ""
+    after: tuple[str, ...] = ()
 
+
+#: Of which only one can write `text`.
+CAPTIONERS = ("qwen2vl_caption", "llava_caption", "pllava_caption", "api_caption")
 
 #: In the order in which the nested form runs them. A new scorer adds its lines here.
 STEPS: dict[str, Step] = {
@@ -283,24 +320,26 @@ STEPS: dict[str, Step] = {
     "cut_videos": Step("meta_steps.split_video", _cut),
     "boundary_audit": Step("meta_steps.split_video", _scorer(Audit)),
     "audit_filtering": Step(
-        "meta_steps.split_video", _filtering("foreignmax", "transitionsmax"), after="boundary_audit"
+        "meta_steps.split_video", _filtering("foreignmax", "transitionsmax"), after=("boundary_audit",)
     ),
-    "recut_clips": Step("meta_steps.split_video", _recut, after="boundary_audit"),
+    "recut_clips": Step("meta_steps.split_video", _recut, after=("boundary_audit",)),
     "remove_broken_clips": Step("meta_steps.split_video", _broken),
     "deduplication": Step("pipeline_steps", _dedup),
     "option_matching": Step("pipeline_steps.scoring_filtering", _option),
-    "option_filtering": Step("pipeline_steps.scoring_filtering", _option_filtering, after="option_matching"),
+    "option_filtering": Step(
+        "pipeline_steps.scoring_filtering", _option_filtering, after=("option_matching",)
+    ),
     "ocr_scoring": Step("pipeline_steps.scoring_filtering", _scorer(Ocr)),
     "ocr_filtering": Step(
         "pipeline_steps.scoring_filtering",
         _filtering("ocr_box_max", "ocr_single_max", "ocr_total_max"),
-        after="ocr_scoring",
+        after=("ocr_scoring",),
     ),
     "motion_scoring": Step("pipeline_steps.scoring_filtering", _scorer(Motion)),
     "motion_filtering": Step(
         "pipeline_steps.scoring_filtering",
         _filtering("motionmin", "motionmax", "flowmin"),
-        after="motion_scoring",
+        after=("motion_scoring",),
     ),
     "quality_scoring": Step("pipeline_steps.scoring_filtering", _scorer(Quality)),
     "quality_filtering": Step(
@@ -316,42 +355,38 @@ STEPS: dict[str, Step] = {
             "bordersmax",
             "frozenmax",
         ),
-        after="quality_scoring",
+        after=("quality_scoring",),
     ),
     "lpips_scoring": Step("pipeline_steps.scoring_filtering", _scorer(Lpips)),
     "lpips_filtering": Step(
-        "pipeline_steps.scoring_filtering", _filtering("lpipsmin"), after="lpips_scoring"
+        "pipeline_steps.scoring_filtering", _filtering("lpipsmin"), after=("lpips_scoring",)
     ),
     "aesthetic_scoring": Step("pipeline_steps.scoring_filtering", _scorer(Aesthetic)),
     "aesthetic_filtering": Step(
-        "pipeline_steps.scoring_filtering", _filtering("aesmin"), after="aesthetic_scoring"
+        "pipeline_steps.scoring_filtering", _filtering("aesmin"), after=("aesthetic_scoring",)
     ),
     "nsfw_scoring": Step("pipeline_steps.scoring_filtering", _scorer(Nsfw)),
-    "nsfw_filtering": Step("pipeline_steps.scoring_filtering", _nsfw_filtering, after="nsfw_scoring"),
+    "nsfw_filtering": Step("pipeline_steps.scoring_filtering", _nsfw_filtering, after=("nsfw_scoring",)),
     "filtering": Step("pipeline_steps.scoring_filtering", _datautil),
+    "qwen2vl_caption": Step("pipeline_steps.captioning", _captioner(CaptionQwen2vl)),
+    "llava_caption": Step("pipeline_steps.captioning", _captioner(CaptionLlava)),
+    "pllava_caption": Step("pipeline_steps.captioning", _captioner(CaptionPllava)),
+    "api_caption": Step("pipeline_steps.captioning", _captioner(CaptionApi)),
+    "enhance_caption": Step("pipeline_steps.captioning", _captioner(Enhance), after=CAPTIONERS),
+    "clean_caption": Step("pipeline_steps.captioning", _clean, after=CAPTIONERS),
     "matching_with_captions": Step("pipeline_steps.captioning", _scorer(Matching)),
     "caption_filtering": Step(
-        "pipeline_steps.captioning", _filtering("matchmin"), after="matching_with_captions"
+        "pipeline_steps.captioning", _filtering("matchmin"), after=("matching_with_captions",)
     ),
 }
-
-#: Stages of the ancestors that this version does not have.
-UNAVAILABLE: dict[str, str] = {
-    "qwen2vl_caption": "pipeline_steps.captioning",
-    "llava_caption": "pipeline_steps.captioning",
-    "pllava_caption": "pipeline_steps.captioning",
-    "clean_caption": "pipeline_steps.captioning",
-}
-
-#: Those of them that only work on what another one wrote.
-FOLLOWERS: dict[str, str] = {"clean_caption": "a captioner"}
 
 
 def groups(stages: Sequence[Stage]) -> list[list[Stage]]:
     """Stages in runs that look at the same files, and so can share one decode of each."""
     found: list[list[Stage]] = []
     for stage in stages:
-        if stage.new_files or not found or found[-1][-1].new_files:
+        alone = stage.new_files or stage.apart
+        if alone or not found or found[-1][-1].new_files or found[-1][-1].apart:
             found.append([])
         found[-1].append(stage)
     return found

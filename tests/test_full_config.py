@@ -14,19 +14,25 @@ import pytest
 import yaml
 
 from tests import tiny
-from tests.conftest import REPO, read_table, write_table
+from tests.conftest import REPO, read_table
 
 SCORING = "pipeline_steps.scoring_filtering"
+CAPTIONING = "pipeline_steps.captioning"
 #: Thresholds for scores that mean something; those of random models do not.
 OPEN = (
     f"{SCORING}.option_filtering.run=true", f"{SCORING}.option_filtering.matchmin=-100.0",
     f"{SCORING}.lpips_filtering.lpipsmin=0.0", f"{SCORING}.aesthetic_filtering.aesmin=-100.0",
-    f"{SCORING}.nsfw_scoring.threshold=1.0",
+    f"{SCORING}.nsfw_scoring.threshold=1.0", f"{CAPTIONING}.caption_filtering.matchmin=-100.0",
+)  # fmt: skip
+CAPTIONS = (
+    f"{CAPTIONING}.qwen2vl_caption.run=true", f"{CAPTIONING}.qwen2vl_caption.max_new_tokens=12",
+    f"{CAPTIONING}.clean_caption.run=true", f"{CAPTIONING}.matching_with_captions.run=true",
+    f"{CAPTIONING}.caption_filtering.run=true",
 )  # fmt: skip
 COLUMNS = (
     "path", "id", "relpath", "source_path", "clip_start", "clip_end", "num_frames", "fps", "match_animal",
     "num_boxes", "max_single_percentage", "total_text_percentage", "motion", "sharpness", "frozen", "lpips",
-    "aes", "nsfw",
+    "aes", "nsfw", "text", "match",
 )  # fmt: skip
 VIT_L, VIT_B, NSFW_OF_B = "clip-vit-large-patch14", "clip-vit-base-patch32", "nsfw.safetensors"
 CONFIGS = {
@@ -61,6 +67,7 @@ def weights(folder: Path, media: Path, clip: str, net: str) -> Path:
     """What the config names: random models of tiny widths, and the heads."""
     folder.mkdir()
     tiny.save_backbone(folder, net)
+    tiny.tiny_captioners.save_qwen(folder / "Qwen2-VL-7B-Instruct")
     if clip == VIT_L:
         tiny.save_hugging_face(tiny.reference(joint=768), folder / clip)
         for path in (media / "weights").iterdir():
@@ -91,7 +98,7 @@ def test_a_config_with_models_over_real_videos(
         "script.pipeline_runner", REPO / "config" / name, "--set", f"paths.ROOT_VIDEO={videos}",
         f"paths.ROOT_CLIPS={root / 'clips'}", f"paths.ROOT_META={root / 'meta'}",
         f"options.pretrained_models={models}", "options.num_workers=2", "options.max_failed=1.0",
-        f"{SCORING}.option_matching.run=true", *OPEN, *changes,
+        f"{SCORING}.option_matching.run=true", *OPEN, *CAPTIONS, *changes,
     )  # fmt: skip
     first = tool(*command, timeout=3600)
     print(first.stdout)
@@ -103,10 +110,3 @@ def test_a_config_with_models_over_real_videos(
     before = state(root)
     tool(*command)
     assert state(root) == before
-
-    captioned = [{**row, "text": f"a video of {row['id'].replace('_', ' ')}"} for row in rows]
-    table = write_table(root / "meta" / "captioned.csv", captioned)
-    tool("scoring.matching.inference", table, "--clip", clip, "--pretrained_models", models, "--use_cpu")
-    matched = read_table(root / "meta" / "captioned_match.csv")
-    assert [row["path"] for row in matched] == [row["path"] for row in rows]
-    assert all(row["match"] for row in matched)

@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+from captioning.caption_qwen2vl import CaptionQwen2vl
+from captioning.enhance import Enhance
 from pipeline.errors import CODES
 from pipeline.scorer import every_column
 from pipeline.splitting.audit import Audit
@@ -20,14 +22,16 @@ PROGRAMS = [
     "pipeline.datasets.convert", "pipeline.datasets.datautil", "pipeline.datasets.deduplication",
     "pipeline.splitting.scene_detect", "pipeline.splitting.cut",
     "pipeline.splitting.audit", "script.pipeline_runner", "tools.make_demo",
-    "tools.download_models", "tools.pth_to_safetensors",
+    "tools.download_models", "tools.pth_to_safetensors", "captioning.caption_qwen2vl", "captioning.caption_llava",
+    "captioning.caption_pllava", "captioning.caption_api", "captioning.enhance",
     *(f"scoring.{name}.inference" for name in SCORERS if name != "option"),
 ]  # fmt: skip
 
 
 def test_every_program_is_in_the_manual_and_every_one_in_it_exists():
-    named = set(re.findall(r"python -m ([a-z_.]+)", README)) - {"scoring."}
-    assert set(PROGRAMS) - {f"scoring.{name}.inference" for name in SCORERS} <= named
+    named = set(re.findall(r"python -m ([a-z_.]+)", README)) - {"scoring.", "captioning."}
+    in_tables = {name for name in PROGRAMS if name.startswith(("scoring.", "captioning."))}
+    assert set(PROGRAMS) - in_tables <= named
     for module in named:
         assert (REPO / (module.replace(".", "/") + ".py")).is_file(), module
     for path in [*REPO.glob("pipeline/*/*.py"), *REPO.glob("script/*.py"), *REPO.glob("tools/*.py")]:
@@ -43,14 +47,14 @@ def test_every_flag_is_in_the_manual(module, tool):
     assert not absent
 
 
-@pytest.mark.parametrize("scorer", [*SCORERS.values(), SceneDetect, Audit])
+@pytest.mark.parametrize("scorer", [*SCORERS.values(), SceneDetect, Audit, CaptionQwen2vl, Enhance])
 def test_every_column_is_in_the_manual(scorer):
     for column in every_column(scorer):
         assert f"`{column.name}`" in README, column.name
 
 
 def test_the_flags_the_manual_names_exist(tool):
-    known = {"cpu", "num_processes", "nproc_per_node"}  # of launchers
+    known = {"cpu", "num_processes", "nproc_per_node", "local"}  # of launchers and of hf (--local-dir)
     for module in [*PROGRAMS, "scoring.inference"]:
         known |= set(re.findall(r"--([a-z][a-z0-9_.]+)", tool(module, "--help").stdout))
     assert set(re.findall(r"--([a-z][a-z0-9_.]+[a-z0-9_])", README)) <= known
@@ -58,10 +62,9 @@ def test_the_flags_the_manual_names_exist(tool):
 
 def test_codes_in_errors_are_all_used_or_reserved_for_models():
     source = "".join(
-        p.read_text() for folder in ("pipeline", "scoring", "script") for p in (REPO / folder).rglob("*.py")
+        p.read_text() for folder in ("pipeline", "scoring", "captioning", "script") for p in (REPO / folder).rglob("*.py")
     )
-    reserved = {"bad_output"}  # a captioner's
-    for code in CODES.keys() - reserved:
+    for code in CODES:
         assert source.count(f'"{code}"') >= 2, code
 
 

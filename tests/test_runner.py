@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from pipeline.status import Status
 from script.pipeline_runner import carry_out, funnel
 from script.plan import part, plan
 from tests import footage
+from tests.chat_server import MODEL, ChatServer, what_it_saw
 from tests.conftest import REPO, read_table, write_table
 from tools.make_demo import Scene, frames
 
@@ -391,6 +393,65 @@ stages:
     assert {row["relpath"] for row in read_table(tmp_path / "meta" / "meta.csv")} == {
         "first.mp4", "smaller.mp4", "sub folder/second.mkv",
     }  # fmt: skip
+
+
+def captioning_plan(videos: Path, root: Path, captioning: str) -> Any:
+    (root / "c.yaml").write_text(
+        f"""
+paths: {{ROOT_VIDEO: {videos}, ROOT_CLIPS: {root}/clips, ROOT_META: {root}/meta}}
+meta_steps:
+  convert_dataset: {{}}
+  remove_broken_videos: {{}}
+pipeline_steps:
+  scoring_filtering:
+    motion_scoring: {{}}
+    motion_filtering: {{motionmin: 0.1}}
+  captioning: {captioning}
+"""
+    )
+    return plan(config.load(root / "c.yaml"))
+
+
+def test_captions_are_made_of_what_the_filters_left_cleaned_and_kept(videos, tmp_path):
+    said = {"first": "The video shows A <b>Dog</b>.", "smaller": "...", "second": "A cat, and a DOG."}
+    with ChatServer(answer=lambda body: said[what_it_saw(body).split()[-1]]) as server:
+        captioner = f"{{api_base: {server.base}, model: {MODEL}, question: 'Which is {{id}}'}}"
+        wanted = captioning_plan(videos, tmp_path, f"{{api_caption: {captioner}, clean_caption: {{}}}}")
+        assert carry_out(wanted, whole=True).exit_code == 0
+        assert sum(server.came.values()) == 3, "neither the still one nor the broken one is captioned"
+        assert carry_out(wanted, whole=True).exit_code == 0
+        assert sum(server.came.values()) == 3
+    assert wanted.outputs[-2].name == "meta_videos_info_fmin1_motion_motionmin0.1_caption_api.csv"
+    assert wanted.outputs[-1].name == f"{wanted.outputs[-2].stem}_cleaned.csv"
+    made = {Path(row["path"]).stem: row["text"] for row in read_table(tmp_path / "meta" / "meta.csv")}
+    assert made == {"first": "a dog.", "second": "a cat, and a dog."}
+
+
+@pytest.mark.parametrize(
+    ("captioning", "message"),
+    [
+        ("{qwen2vl_caption: {}, llava_caption: {}}", "qwen2vl_caption and llava_caption would both write"),
+        ("{qwen2vl_caption: {prompt: defualt}}", "did you mean `default`"),
+        ("{qwen2vl_caption: {question: 'at {fsp}'}}", "reads the column `fsp`"),
+        ("{qwen2vl_caption: {fps: 0}}", "qwen2vl_caption.fps"),
+        ("{api_caption: {lengths: [short, tiny]}}", "tiny"),
+        ("{api_caption: {lengths: short}, matching_with_captions: {}}", "reads the column `text`"),
+        ("{pllava_caption: {}, clean_caption: {aesmin: 4}}", "clean_caption.aesmin"),
+    ],
+)
+def test_captioning_is_checked_before_anything_runs(videos, tmp_path, captioning, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        captioning_plan(videos, tmp_path, captioning)
+
+
+def test_captions_are_cleaned_only_where_there_are_some_and_models_are_missed_by_name(videos, tmp_path):
+    wanted = captioning_plan(videos, tmp_path, "{clean_caption: {}, enhance_caption: {}}")
+    assert [note.split(":")[0] for note in wanted.skipped] == ["enhance_caption", "clean_caption"]
+    wanted = captioning_plan(
+        videos, tmp_path, "{qwen2vl_caption: {question: 'Who?', batch_size: 1, worker_num: 2}}"
+    )
+    [missing] = wanted.missing()
+    assert "hf download Qwen/Qwen2-VL-7B-Instruct" in missing
 
 
 def test_clips_with_a_cut_in_them_are_cut_again(videos, tmp_path):

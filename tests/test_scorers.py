@@ -16,6 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
+from captioning.caption_llava import CaptionLlava
+from captioning.caption_pllava import CaptionPllava
+from captioning.caption_qwen2vl import CaptionQwen2vl
+from captioning.captioner import Captioner
 from pipeline.cli import describe, scorer_parser
 from pipeline.datasets.deduplication import Hashes
 from pipeline.media import Media
@@ -52,6 +56,9 @@ ALL = [
     Matching(clip="tiny"),
     OptionMatching(("dog", "red car"), clip="tiny"),
     Embedding(clip="tiny"),
+    CaptionQwen2vl(pretrained_model_name_or_path="qwen", max_new_tokens=6),
+    CaptionLlava(pretrained_model_name_or_path="llava", max_new_tokens=6),
+    CaptionPllava(pretrained_model_name_or_path="pllava", max_new_tokens=6, pooling_shape=(4, 2, 2)),
 ]
 every_scorer = pytest.mark.parametrize("scorer", ALL, ids=lambda scorer: scorer.name)
 
@@ -76,8 +83,11 @@ def test_it_is_a_value(scorer: Scorer):
 @every_scorer
 def test_every_parameter_is_in_its_provenance_and_its_help(scorer: Scorer, models):
     shown = scorer_parser(type(scorer), describe(type(scorer))).format_help()
+    unsaid = {"question", "prompt", "prompt_file", *scorer.how} if isinstance(scorer, Captioner) else set()
     for field in fields(scorer):  # type: ignore[arg-type]
-        assert f"{field.name}=" in provenance(scorer, models)
+        assert (f" {field.name}=" in f" {provenance(scorer, models)}".replace("(", " ")) != (
+            field.name in unsaid
+        )
         assert f"--{field.name}" in shown
         assert field.metadata["help"]
 

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from scoring.clip import from_openai, openai_config, openai_tokenizer
 from scoring.lpips.scorer import BACKBONES
+from tests import tiny_captioners
 
 BUILDERS = {
     "alex": torchvision.models.alexnet,
@@ -73,6 +74,9 @@ def make(folder: Path) -> None:
     torch.save({f"layers.{k}": v for k, v in predictor.state_dict().items()}, folder / "head.pth")
     nsfw_state_saved(folder / "nsfw.safetensors")
     save_backbone(folder, "squeeze")
+    tiny_captioners.save_qwen(folder / "qwen")
+    tiny_captioners.save_llava(folder / "llava")
+    tiny_captioners.save_pllava(folder / "pllava")
 
 
 def aesthetic_predictor(dimensions: int) -> torch.nn.Sequential:

@@ -37,7 +37,8 @@ _SCORES: Final = re.compile(r"\[(?:aesthetic|motion) score: [^\[\]]{1,60}\]")
 #: In order; what is found becomes a space unless something else is said. Of text in lower case.
 _RUBBISH: Final[tuple[tuple[str, str], ...]] = (
     (r"\s+", " "),
-    (r"</?[a-z!][^<>]{0,200}>", " "),  # markup
+    (r"</?[a-z!][^<>]{0,200}>(?=[.,;:!?])", ""),  # markup
+    (r"</?[a-z!][^<>]{0,200}>", " "),
     (URL.pattern, " "),
     (r"(?<!\w)@\w+", " "),  # names of accounts
     ("[\u2e80-\u2fdf\u3000-\u30ff\u3100-\u318f\u31a0-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+", " "),  # CJK

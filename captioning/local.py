@@ -1,0 +1,182 @@
+"""Captioners whose model runs here: folders of Hugging Face's, batches of any length, greedy decoding."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from captioning.captioner import Answer, Captioner
+from pipeline.config import option
+from pipeline.pretrained import load_pretrained
+from pipeline.scorer import Home
+from pipeline.weights import place_of, read_json, refused
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+#: Of a folder, beside the weights, what may change an answer.
+SETTINGS = (
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model", "chat_template.json", "chat_template.jinja",
+    "preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json",
+)  # fmt: skip
+
+
+def model_option(default: str) -> Any:
+    """The field `pretrained_model_name_or_path`."""
+    return option(default, "the model: a folder in pretrained_models, or a path to one")
+
+
+def dtype_option() -> Any:
+    """The field `dtype` of a language model."""
+    return option("auto", "numbers that the model computes with; auto: bfloat16 on a GPU", choices=DTYPES)
+
+
+def files(folder: Path) -> dict[str, Path]:
+    """The files of a folder that decide about an answer, by their names."""
+    found = {name: folder / name for name in SETTINGS if (folder / name).is_file()}
+    found |= {path.name: path for path in sorted(folder.glob("*.safetensors"))}
+    return {"config.json": folder / "config.json", **found}
+
+
+#: Where the models that are called for by default are published.
+PUBLISHED = {
+    "Qwen2-VL-7B-Instruct": "Qwen/Qwen2-VL-7B-Instruct",
+    "Qwen2.5-7B-Instruct": "Qwen/Qwen2.5-7B-Instruct",
+    "llava-llama-3-8b-v1_1-transformers": "xtuner/llava-llama-3-8b-v1_1-transformers",
+    "pllava-7b": "ermu2001/pllava-7b",
+}
+
+
+@functools.cache
+def config_of(folder: Path) -> dict[str, Any]:
+    """A model's config.json.
+
+    Raises:
+        CallError: it is no JSON object.
+    """
+    return read_json(folder / "config.json")
+
+
+def lacking(folder: Path, families: Sequence[str]) -> list[str]:
+    """What a model needs and is not there, or why it is not one of some families."""
+    there = (folder / "config.json").is_file()
+    if there and families and (family := config_of(folder).get("model_type")) not in families:
+        return [f"{folder}: a model of the family {family}, not {' or '.join(families)}"]
+    if there and any(folder.glob("*.safetensors")):
+        return []
+    file = "model.safetensors" if there else "config.json"
+    source = PUBLISHED.get(folder.name, f"OWNER/{folder.name}")
+    return [f"{folder / file} is not there; bring it: hf download {source} --local-dir {folder}"]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model, and what prepares its inputs.
+
+    Attributes:
+        words: its tokenizer.
+        processor: of pictures, or of pictures and texts.
+        folder: where they came from.
+    """
+
+    model: Any
+    words: Any
+    processor: Any
+    folder: Path
+    device: str
+
+    def generate(self, inputs: Any, max_new_tokens: int) -> list[Answer]:
+        """What the model says to each row of some prepared tensors that are padded on the left."""
+        import torch
+
+        settings = self.model.generation_config
+        ends = settings.eos_token_id
+        ends = {ends} if isinstance(ends, int) else set(ends or ())
+        with torch.inference_mode():
+            said = self.model.generate(
+                **inputs.to(self.device), max_new_tokens=max_new_tokens, do_sample=False, num_beams=1,
+                temperature=None, top_p=None, top_k=None, pad_token_id=self.words.pad_token_id,
+            )  # fmt: skip
+        new = said[:, inputs["input_ids"].shape[1] :].cpu()
+        texts = self.words.batch_decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        ended = [bool(ends & set(row)) for row in new.tolist()]
+        return [
+            Answer(text, not end and len(row) >= max_new_tokens)
+            for text, end, row in zip(texts, ended, new, strict=True)
+        ]
+
+
+def load_model(kind: Any, folder: Path, dtype: str, home: Home, told: Mapping[str, Any]) -> Any:
+    """A model of one of transformers' classes on its device, ready to answer.
+
+    Raises:
+        CallError: a file is missing or damaged, or holds weights of another architecture.
+    """
+    model = load_pretrained(kind, folder, told, dtype=dtype_of(dtype, home))
+    return model.to(home.device).eval()
+
+
+def dtype_of(dtype: str, home: Home) -> Any:
+    """The torch.dtype that `--dtype` means."""
+    import torch
+
+    if dtype == "auto":
+        return torch.float32 if home.device == "cpu" else torch.bfloat16
+    return getattr(torch, dtype)
+
+
+def padded_left(tokenizer: Any) -> Any:
+    """A tokenizer as generation needs it: what is shorter is padded before its begin."""
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+@dataclass(frozen=True)
+class LocalCaptioner(Captioner):
+    """A captioner whose model lies in a folder.
+
+    Attributes:
+        families: `model_type` of the config.json of its models.
+    """
+
+    how: ClassVar[frozenset[str]] = frozenset(["pretrained_model_name_or_path"])  # its files say which it is
+    families: ClassVar[tuple[str, ...]] = ()
+
+    pretrained_model_name_or_path: str = model_option("")
+    dtype: str = dtype_option()
+
+    def folder(self, models: Path) -> Path:
+        """Where the model lies."""
+        return place_of(self.pretrained_model_name_or_path, models)
+
+    def weights(self, models: Path) -> Mapping[str, Path]:
+        return files(self.folder(models))
+
+    def missing(self, models: Path) -> list[str]:
+        return lacking(self.folder(models), self.families)
+
+    def placed(self, models: Path) -> LocalCaptioner:
+        return dataclasses.replace(self, pretrained_model_name_or_path=str(self.folder(models).absolute()))
+
+
+def chat(processor: Any, content: str | Sequence[Mapping[str, str]], folder: Path) -> str:
+    """A question in the words of a model's chat template, up to where its answer begins.
+
+    Raises:
+        CallError: the folder has no template, or it is broken.
+    """
+    try:
+        text: str = processor.apply_chat_template(
+            [{"role": "user", "content": content if isinstance(content, str) else list(content)}],
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+    except Exception as error:  # of Jinja or of transformers
+        said = str(error).partition("\n")[0]
+        raise refused(folder / "chat_template.jinja", f"{type(error).__name__}: {said}") from error
+    return text

@@ -1,0 +1,199 @@
+"""Ask a server that speaks OpenAI's protocol (vLLM, SGLang, OpenAI): many requests at once, each until it is answered.
+
+A request that is refused for now (408, 409, 429, 5xx), cut off or not answered is put again, later and later, or
+when the server says. One that stays without an answer fails its row; where the server itself has gone, the run ends,
+and the same command goes on later. The key stands in the environment, OPENAI_API_KEY, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import urllib3
+
+from captioning.captioner import Answer
+from pipeline.config import option
+from pipeline.errors import CallError, Incomplete, MediaError, one_line
+
+KEY = "OPENAI_API_KEY"
+FOR_NOW = (408, 409, 429, 500, 502, 503, 504, 529)
+WRONG_CALL = (401, 403, 404)
+NONSENSE_TRIES = 3  # of answers that are not what the protocol says
+MOST_BACKOFF = 60  # seconds between two tries
+CHECK_SECONDS = 10.0
+CHECK_TRIES = 2
+
+
+def base_option() -> Any:
+    """The field `api_base`."""
+    return option("", "address of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1")
+
+
+def model_option() -> Any:
+    """The field `model`."""
+    return option("", "name of the model, as the server knows it")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How a server is asked; changes no answer.
+
+    Attributes:
+        retries: of one request.
+        seconds: to wait for an answer.
+        per_minute: requests at most; 0: no limit.
+    """
+
+    retries: int = 8
+    seconds: float = 120.0
+    per_minute: float = 0.0
+
+
+class Server:
+    """A server and one of its models.
+
+    Args:
+        base: address up to and with /v1.
+        model: as the server knows it.
+        at_once: requests.
+
+    Raises:
+        CallError: nobody answers, the key is refused, or there is no such model.
+    """
+
+    def __init__(self, base: str, model: str, at_once: int, limits: Limits) -> None:
+        self._base = base.rstrip("/")
+        self._model = model
+        self._limits = limits
+        headers = {"Content-Type": "application/json", "User-Agent": "clipsheet"}
+        if key := os.environ.get(KEY):
+            headers["Authorization"] = f"Bearer {key}"
+        self._pool = urllib3.PoolManager(maxsize=at_once, block=True, headers=headers)
+        self._turn = threading.Lock()
+        self._next_at = 0.0
+        self._check()
+
+    def ask(self, messages: Sequence[Mapping[str, Any]], max_new_tokens: int, temperature: float) -> Answer:
+        """What the model says to some messages.
+
+        Raises:
+            MediaError: timeout, where it does not; bad_output, where it is nonsense; model_error, where it is refused.
+            Incomplete: the server has gone.
+            CallError: the key is refused, or the model has gone.
+        """
+        body = json.dumps(
+            {
+                "model": self._model, "messages": messages, "max_tokens": max_new_tokens, "temperature": temperature,
+                "stream": False,
+            }
+        ).encode()  # fmt: skip
+        why = ""
+        for _ in range(NONSENSE_TRIES):
+            response = self._post(body)
+            if response.status in WRONG_CALL:
+                raise CallError(f"{self._base}: {_said(response)}")
+            if response.status != 200:
+                raise MediaError("model_error", _said(response))
+            try:
+                choice = json.loads(response.data)["choices"][0]
+                return Answer(_text(choice["message"]["content"]), choice.get("finish_reason") == "length")
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                start = response.data[:60].decode("utf-8", "replace")
+                why = f"{type(error).__name__}: {error}; it began with {start!r}"
+        raise MediaError("bad_output", f"no answer as the protocol has it: {why}")
+
+    def _post(self, body: bytes) -> urllib3.BaseHTTPResponse:
+        retries = urllib3.Retry(
+            total=self._limits.retries, backoff_factor=0.5, backoff_max=MOST_BACKOFF, backoff_jitter=0.5,
+            status_forcelist=FOR_NOW, allowed_methods=None, raise_on_status=False, redirect=False,
+            retry_after_max=MOST_BACKOFF,
+        )  # fmt: skip
+        self._wait_for_turn()
+        try:
+            response = self._pool.request(
+                "POST", f"{self._base}/chat/completions", body=body, retries=retries,
+                timeout=urllib3.Timeout(connect=CHECK_SECONDS, read=self._limits.seconds),
+            )  # fmt: skip
+        except urllib3.exceptions.HTTPError as error:
+            self._unanswered(_reason(error))
+        if response.status in FOR_NOW:
+            self._unanswered(_said(response))
+        return response
+
+    def _unanswered(self, why: str) -> None:
+        """A request that was put again and again: whose fault is it?"""
+        try:
+            self._models(retries=CHECK_TRIES)
+        except urllib3.exceptions.HTTPError as error:
+            raise Incomplete(
+                f"{self._base} does not answer any more ({_reason(error)}); what it said is kept, and the same command "
+                "asks for the rest"
+            ) from error
+        raise MediaError("timeout", f"no answer in {self._limits.retries + 1} tries: {why}")
+
+    def _wait_for_turn(self) -> None:
+        if not self._limits.per_minute:
+            return
+        with self._turn:
+            now = time.monotonic()
+            wait = max(0.0, self._next_at - now)
+            self._next_at = max(now, self._next_at) + 60 / self._limits.per_minute
+        time.sleep(wait)
+
+    def _check(self) -> None:
+        """Find out before the work whether there is anybody."""
+        try:
+            response = self._models(retries=CHECK_TRIES)
+        except urllib3.exceptions.HTTPError as error:
+            raise CallError(
+                f"--api_base {self._base}: nobody answers ({_reason(error)}); start the server, or mend the address"
+            ) from error
+        if response.status in (401, 403):
+            raise CallError(f"--api_base {self._base}: {_said(response)}; the key is read from {KEY}")
+        try:
+            names = [entry["id"] for entry in json.loads(response.data)["data"]]
+        except (ValueError, LookupError, TypeError):  # a server that does not tell
+            return
+        if response.status == 200 and names and self._model not in names:
+            raise CallError(f"--model {self._model}: {self._base} has {one_line(', '.join(map(str, names)))}")
+
+    def _models(self, retries: int) -> urllib3.BaseHTTPResponse:
+        return self._pool.request(
+            "GET", f"{self._base}/models", timeout=CHECK_SECONDS,
+            retries=urllib3.Retry(total=retries, backoff_factor=0.5, redirect=False),
+        )  # fmt: skip
+
+
+def _text(content: Any) -> str:
+    """What was said, as one text or in parts."""
+    if isinstance(content, list):
+        return "".join(part["text"] for part in content if part.get("type") == "text")
+    if content is None:
+        return ""
+    if not isinstance(content, str):
+        raise TypeError(f"content is {type(content).__name__}")
+    return content
+
+
+def _said(response: urllib3.BaseHTTPResponse) -> str:
+    """A refusal in one line."""
+    text = response.data.decode("utf-8", "replace")
+    try:
+        error = json.loads(text)
+        error = error.get("error", error)
+        text = error["message"] if isinstance(error, dict) else str(error)
+    except (ValueError, LookupError, AttributeError):
+        text = text.strip()
+    return one_line(f"HTTP {response.status}: {text}")
+
+
+def _reason(error: Exception) -> str:
+    """Why there was no answer: the innermost cause, of which the last retry tells."""
+    cause = getattr(error, "reason", None) or error
+    return one_line(f"{type(cause).__name__}: {str(cause).rpartition(': ')[2]}")
