@@ -13,10 +13,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from captioning.captioner import Answer, Ask, main_captioner
+from captioning.captioner import Ask, main_captioner
 from captioning.local import Loaded, LocalCaptioner, chat, config_of, load_model, model_option, padded_left
 from pipeline.config import option
-from pipeline.errors import MediaError
 from pipeline.media import Frame, MediaInfo, fit
 from pipeline.pretrained import load_processor
 from pipeline.scorer import Home, frame_positions
@@ -27,6 +26,7 @@ CLASSES = {
     "llava_onevision": "LlavaOnevisionForConditionalGeneration",
 }
 PICTURE = "<image>"
+ONE_PICTURE, MANY_TILES = 576, 5 * 576  # tokens of a picture: LLaVA 1.5; its successors look at parts, too
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class CaptionLlava(LocalCaptioner):
         network = load_model(kind, folder, self.dtype, home, {})
         return Loaded(network, padded_left(processor.tokenizer), processor, folder, home.device)
 
-    def answers(self, model: Loaded, asks: Sequence[Ask]) -> list[Answer | MediaError]:
-        return list(model.generate(self.inputs(model, asks), self.max_new_tokens))
+    def tokens(self, model: Loaded, ask: Ask) -> int:
+        return len(ask.pictures) * (ONE_PICTURE if model.model.config.model_type == "llava" else MANY_TILES)
 
     def inputs(self, model: Loaded, asks: Sequence[Ask]) -> Any:
         """The tensors that the model gets."""

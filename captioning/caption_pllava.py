@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from captioning.captioner import Answer, Ask, main_captioner
+from captioning.captioner import Ask, main_captioner
 from captioning.local import Loaded, LocalCaptioner, dtype_of, model_option, padded_left
 from pipeline.config import option
-from pipeline.errors import ConfigError, MediaError
+from pipeline.errors import ConfigError
 from pipeline.media import Frame, MediaInfo, fit
 from pipeline.pretrained import load_image_processor, load_pretrained, load_tokenizer
 from pipeline.scorer import Home
@@ -66,8 +66,8 @@ class CaptionPllava(LocalCaptioner):
         network = network.to(home.device).eval()
         return Loaded(network, padded_left(words), load_image_processor(folder), folder, home.device)
 
-    def answers(self, model: Loaded, asks: Sequence[Ask]) -> list[Answer | MediaError]:
-        return list(model.generate(self.inputs(model, asks), self.max_new_tokens))
+    def tokens(self, model: Loaded, ask: Ask) -> int:
+        return int(np.prod(self.pooling_shape))
 
     def inputs(self, model: Loaded, asks: Sequence[Ask]) -> Any:
         """The tensors that the model gets."""

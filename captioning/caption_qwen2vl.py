@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from captioning.captioner import Answer, Ask, main_captioner
+from captioning.captioner import Ask, main_captioner
 from captioning.local import (
     Loaded,
     LocalCaptioner,
@@ -79,8 +79,10 @@ class CaptionQwen2vl(LocalCaptioner):
         network = load_model(kind, folder, self.dtype, home, {})
         return Loaded(network, padded_left(processor.tokenizer), processor, folder, home.device)
 
-    def answers(self, model: Loaded, asks: Sequence[Ask]) -> list[Answer | Any]:
-        return list(model.generate(self.inputs(model, asks), self.max_new_tokens))
+    def tokens(self, model: Loaded, ask: Ask) -> int:
+        height, width, _ = ask.pictures[0].shape
+        side = _patch(model.folder)
+        return math.ceil(len(ask.pictures) / TEMPORAL_FACTOR) * (height // side) * (width // side)
 
     def inputs(self, model: Loaded, asks: Sequence[Ask]) -> Any:
         """The tensors that the model gets."""

@@ -31,8 +31,8 @@ from pipeline.status import Status
 LENGTHS = ("short", "medium", "long")
 #: A phrase that the end of an answer is made of so often is no caption.
 MOST_REPEATS = 8
-_TAIL = re.compile(rf"(\w.{{1,200}}?)\1{{{MOST_REPEATS - 1},}}.{{0,40}}$", re.DOTALL)
-TAIL_LETTERS = 4000
+#: Found in a text that is read from its end.
+_CIRCLE = re.compile(rf".{{0,40}}?(.{{1,200}}?\w)\1{{{MOST_REPEATS - 1}}}", re.DOTALL)
 _THOUGHTS = re.compile(r"^.*?</think>", re.DOTALL)
 
 
@@ -94,7 +94,7 @@ class Captioner(Scorer):
     prompt: str = option("default", "prompt of captioning/prompts.yaml or --prompt_file")
     prompt_file: str = option("", "YAML with prompts of your own: name: text")
     lengths: tuple[str, ...] = option(
-        (), "captions by these prompts into text_<length> instead of text; give it once for each",
+        (), "captions by these prompts, into text_<length> instead of text",
         choices=LENGTHS,
     )  # fmt: skip
     window_seconds: float | None = option(
@@ -245,8 +245,8 @@ def judged(answer: Answer | MediaError, question: str = "") -> Answer | MediaErr
         text = text.removeprefix(question.strip()).strip()
     if not text:
         return MediaError("bad_output", "the model said nothing")
-    if found := _TAIL.search(text[-TAIL_LETTERS:]):
-        return MediaError("bad_output", f"the model repeats itself: {found[1].strip()}")
+    if found := _CIRCLE.match(text[::-1]):
+        return MediaError("bad_output", f"the model repeats itself: {found[1][::-1].strip()}")
     return Answer(text, answer.truncated)
 
 

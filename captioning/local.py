@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from captioning.captioner import Answer, Captioner
+from captioning.captioner import Answer, Ask, Captioner
 from pipeline.config import option
+from pipeline.errors import MediaError
 from pipeline.pretrained import load_pretrained
 from pipeline.scorer import Home
 from pipeline.weights import place_of, read_json, refused
 
+#: The memory that attention takes beside padding grows with the square of the length.
+TOKENS_AT_ONCE = 32_768
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 #: Of a folder, beside the weights, what may change an answer.
 SETTINGS = (
@@ -146,6 +149,7 @@ class LocalCaptioner(Captioner):
 
     how: ClassVar[frozenset[str]] = frozenset(["pretrained_model_name_or_path"])  # its files say which it is
     families: ClassVar[tuple[str, ...]] = ()
+    in_background: ClassVar[bool] = True
 
     pretrained_model_name_or_path: str = model_option("")
     dtype: str = dtype_option()
@@ -160,8 +164,34 @@ class LocalCaptioner(Captioner):
     def missing(self, models: Path) -> list[str]:
         return lacking(self.folder(models), self.families)
 
+    def inputs(self, model: Loaded, asks: Sequence[Ask]) -> Any:
+        """The tensors that the model gets."""
+        raise NotImplementedError
+
+    def tokens(self, model: Loaded, ask: Ask) -> int:
+        """About how many the pictures of a question are."""
+        raise NotImplementedError
+
+    def answers(self, model: Loaded, asks: Sequence[Ask]) -> list[Answer | MediaError]:
+        found: dict[int, Answer] = {}
+        for group in of_like_length([self.tokens(model, ask) for ask in asks]):
+            inputs = self.inputs(model, [asks[k] for k in group])
+            found |= zip(group, model.generate(inputs, self.max_new_tokens), strict=True)
+        return [found[k] for k in range(len(asks))]
+
     def placed(self, models: Path) -> LocalCaptioner:
         return dataclasses.replace(self, pretrained_model_name_or_path=str(self.folder(models).absolute()))
+
+
+def of_like_length(tokens: Sequence[int]) -> list[list[int]]:
+    """Indices in groups: each is padded to its longest, and has at most TOKENS_AT_ONCE then, or is alone."""
+    groups: list[list[int]] = []
+    for index in sorted(range(len(tokens)), key=lambda k: -tokens[k]):
+        if groups and tokens[groups[-1][0]] * (len(groups[-1]) + 1) <= TOKENS_AT_ONCE:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
 
 
 def chat(processor: Any, content: str | Sequence[Mapping[str, str]], folder: Path) -> str:

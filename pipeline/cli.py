@@ -80,9 +80,11 @@ def _add_flag(group: Any, field: dataclasses.Field[Any], hint: Any, flag: str) -
         inner = typing.get_args(kind)[0]
         names = field.metadata["names"]
         name = names or (None if choices else _METAVARS[inner])
-        group.add_argument(  # one value for each flag, so that a table may follow
-            flag, action=_Once if names else "extend", nargs=len(names) or 1, type=inner, choices=choices,
-            metavar=name, default=None, help=text,
+        # One value for each flag, so that a table may follow, but where a table is none of the choices.
+        count = len(names) or ("+" if choices else 1)
+        group.add_argument(
+            flag, action=_Once if names else "extend", nargs=count, type=inner, choices=choices, metavar=name,
+            default=None, help=text,
         )  # fmt: skip
     else:
         name = None if choices else _METAVARS[kind]

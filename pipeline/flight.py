@@ -49,8 +49,15 @@ class Flight:
         while self._out:
             yield self._next()
 
-    def close(self) -> None:
-        """No thread begins another call."""
+    def close(self, *, wait: bool) -> None:
+        """No thread begins another call.
+
+        Args:
+            wait: for those that are under way. A thread inside a library such as PyTorch cannot be left behind when
+                the process ends.
+        """
+        while wait and self._out:
+            self._next()
         for _ in range(self._threads):
             self._waiting.put(None)
 

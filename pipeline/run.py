@@ -457,7 +457,8 @@ class _Work:
     most: int = 0  # items at once, once there were too many; 0: no limit yet
     batch: list[tuple[str, Any]] = field(default_factory=list)
     marked: set[str] = field(default_factory=set)  # keys whose beginning the journal has
-    flight: Flight | None = None
+    flight: Flight | None = None  # of single items
+    background: Flight | None = None  # of batches, one at a time
 
 
 def _plan(
@@ -643,6 +644,12 @@ class _Pass:
                     scorer.in_flight,
                     self._heartbeat,
                 )
+            elif work.scorer.in_background:
+                work.background = Flight(
+                    lambda batch, work=work: self._scored(work, batch),  # type: ignore[misc]
+                    1,
+                    self._heartbeat,
+                )
 
     def take(self, row: int, result: Any) -> None:
         """What a worker made of a row: an item per wanted scorer and feature, or a MediaError for all."""
@@ -676,6 +683,7 @@ class _Pass:
             self._encode(embedding)
         for work in self._work:
             self._flush(work)
+            self._land_batch(work)
             if work.flight is not None:
                 for key, output in work.flight.land():
                     self._landed(work, key, output)
@@ -687,8 +695,9 @@ class _Pass:
                 embedding.writer.close()
                 embedding.folder.merge()
         for work in self._work:
-            if work.flight is not None:
-                work.flight.close()
+            for flight in (work.flight, work.background):
+                if flight is not None:
+                    flight.close(wait=flight is work.background)
             if work.journal is not None:
                 work.journal.__exit__(None, None, None)
                 work.journal = None
@@ -831,13 +840,33 @@ class _Pass:
         if not batch:
             return
         model = self._model(work)
+        self._land_batch(work)
         if model is not None:
             for key, _ in batch:
                 if key not in work.marked:
                     self._journal(work).began(key)
         work.marked.difference_update(key for key, _ in batch)
-        outputs = _in_parts(lambda items: work.scorer.score(model, items), [item for _, item in batch], work)
-        for (key, _), output in zip(batch, outputs, strict=True):
+        if work.background is not None:
+            for keys, outputs in work.background.send([key for key, _ in batch], batch):
+                self._batch_over(work, keys, outputs)
+        else:
+            self._batch_over(work, [key for key, _ in batch], self._scored(work, batch))
+
+    def _scored(self, work: _Work, batch: Sequence[tuple[str, Any]]) -> list[Any]:
+        return _in_parts(
+            lambda items: work.scorer.score(work.model, items), [item for _, item in batch], work
+        )
+
+    def _land_batch(self, work: _Work) -> None:
+        """Wait for the batch that is being scored in the background."""
+        if work.background is not None:
+            for keys, outputs in work.background.land():
+                self._batch_over(work, keys, outputs)
+
+    def _batch_over(self, work: _Work, keys: Sequence[str], outputs: Any) -> None:
+        if isinstance(outputs, BaseException):
+            raise outputs
+        for key, output in zip(keys, outputs, strict=True):
             self._keep(work, key, output)
         self._heartbeat()
 

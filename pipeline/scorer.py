@@ -152,11 +152,13 @@ class Scorer(Weighted):
             the run says.
         version: raise it when the numbers change for the same parameters.
         on_gpu: whether load() can use an accelerator; else it is given "cpu".
+        in_background: score() takes so long that the next batch is to be prepared meanwhile: it is called in a thread.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("path",)
     version: ClassVar[int] = 1
     on_gpu: ClassVar[bool] = False
+    in_background: ClassVar[bool] = False
     largest_batch: ClassVar[int] = 0
 
     @property

@@ -32,6 +32,7 @@ def numbers_seen(body: dict[str, Any]) -> list[int]:
             continue
         for one in data:
             image = cv2.imdecode(np.frombuffer(base64.b64decode(one), np.uint8), cv2.IMREAD_COLOR_RGB)
+            assert image is not None
             found.append(footage.number_in(image, *image.shape[:2]))
     return found
 

@@ -204,3 +204,51 @@ if __name__ == "__main__":
 
     program = {"words": probe.run_words, "glow": probe.run_glow}[sys.argv[1]]
     sys.exit(program(*json.loads(sys.argv[2])))
+
+
+@dataclass(frozen=True)
+class Patient(Scorer):
+    """Says how many files had come when a batch ended, for which it waits until some of the next one have.
+
+    Attributes:
+        waits: seconds, instead.
+    """
+
+    name: ClassVar[str] = "patient"
+    reads: ClassVar[tuple[str, ...]] = ("path", "n")
+    in_background: ClassVar[bool] = True
+    came: ClassVar[int] = 0
+    ended: ClassVar[bool] = False
+
+    waits: float = option(0.0, "seconds")
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        return (Column("after", "int", "", "files that had come"),)
+
+    def times(self, info: MediaInfo) -> Sequence[float]:
+        return []
+
+    def prepare(self, row: Row, frames: Frames) -> Coming:
+        return Coming(int(row["n"]))
+
+    def score(self, model: Any, items: Sequence[Coming]) -> list[tuple[int]]:
+        Patient.ended = False
+        time.sleep(self.waits)
+        awaited = min(6, items[-1].number + 2) if not self.waits else 0
+        deadline = time.monotonic() + 60
+        while Patient.came < awaited and time.monotonic() < deadline:
+            time.sleep(0.01)
+        Patient.ended = True
+        return [(Patient.came,)] * len(items)
+
+
+class Coming:
+    """Counts when it is unpickled in the process that scores."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __setstate__(self, state: dict[str, int]) -> None:
+        self.__dict__.update(state)
+        Patient.came += 1

@@ -188,7 +188,7 @@ def test_prompts_speak_of_the_cells_of_a_row(table, tool, tmp_path):
 
 def test_several_lengths_share_one_decode_and_one_row(table, tool):
     with ChatServer() as server:
-        lengths = [flag for name in ("short", "long") for flag in ("--lengths", name)]
+        lengths = ("--lengths", "short", "long")
         tool(API, *asked(server, table, *lengths))
         rows = read_table(table.with_name("m_caption_api.csv"))
         assert list(rows[0]) == ["path", "text_short", "text_long", "text_truncated", "error"]

@@ -15,12 +15,13 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from captioning import caption_qwen2vl, captioner
+from captioning import caption_qwen2vl, captioner, local
 from captioning.caption_llava import CaptionLlava
 from captioning.caption_pllava import CaptionPllava, as_llava
 from captioning.caption_qwen2vl import CaptionQwen2vl, fitting
 from captioning.captioner import Answer, Ask, Asks, judged, windows
 from captioning.enhance import Enhance
+from captioning.local import of_like_length
 from captioning.pooling import Pooling
 from pipeline.errors import CallError, MediaError
 from pipeline.media import Media
@@ -422,3 +423,16 @@ def test_cells_of_windows_and_lengths():
 def test_lengths_and_windows_exclude_each_other():
     with pytest.raises(CallError, match="one or the other"):
         CaptionQwen2vl(lengths=("short",), window_seconds=2.0)
+
+
+def test_long_videos_are_answered_apart_from_short_ones(folders, videos, monkeypatch):
+    assert of_like_length([10, 30_000, 20, 5_000, 16_000, 16_000]) == [[1], [4, 5], [3, 2, 0]]
+    assert of_like_length([]) == []
+    scorer = captioner_of("qwen2_vl")
+    model = scorer.load(Home(folders))
+    asks = asks_of(scorer, videos, folders)
+    together = scorer.answers(model, asks)
+    monkeypatch.setattr(local, "TOKENS_AT_ONCE", 1)
+    assert scorer.answers(model, asks) == together
+    exact = scorer.inputs(model, asks)["input_ids"] == model.model.config.video_token_id
+    assert [scorer.tokens(model, ask) for ask in asks] == exact.sum(1).tolist()

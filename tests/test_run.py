@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from pipeline import launch
-from pipeline.errors import CallError, Incomplete, StorageError, TooManyFailed
+from pipeline.errors import CallError, Incomplete, Stopped, StorageError, TooManyFailed
 from pipeline.run import RunOptions, run_scorers
 from tests import footage
 from tests.conftest import REPO, listing, read_table, write_table
-from tests.probe import Brightness, Words, run_words
+from tests.probe import Brightness, Patient, Words, run_words
 
 FEW = RunOptions(num_workers=2, bs=4, max_failed=1.0)
 
@@ -542,3 +542,28 @@ def test_a_file_that_an_older_launch_left_is_no_process_that_has_ended(tmp_path)
     other._file.close()
     assert waiting.ended(2)
     waiting._file.close()
+
+
+def test_what_is_scored_in_the_background_does_not_hold_up_the_workers(tmp_path, clips):
+    """Each batch ends only when a file of the next one has come."""
+    table = write_table(tmp_path / "m.csv", [{"path": clips / "a.mp4", "n": n} for n in range(6)])
+    Patient.came = 0
+    rows = score(table, Patient(), bs=2, num_workers=1)
+    assert all(int(row["after"]) >= least for row, least in zip(rows, (3, 3, 5, 5, 6, 6), strict=True))
+
+
+def test_a_signal_waits_for_the_batch_in_the_background(tmp_path, clips):
+    table = write_table(tmp_path / "m.csv", [{"path": clips / "a.mp4", "n": n} for n in range(4)])
+    Patient.came = 0
+
+    def stop(*_: object) -> None:
+        raise Stopped("enough")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, 1.0)
+    try:
+        with pytest.raises(Stopped):
+            score(table, Patient(waits=2.0), bs=2, num_workers=1)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert Patient.ended

@@ -7,9 +7,10 @@ from typing import Any
 
 import tokenizers
 import torch
-import transformers
+import transformers as hugging_face
 from safetensors.torch import save_file
 
+transformers: Any = hugging_face
 WORDS = (
     "a the dog cat runs walks over under hill street in rain sun and video describe detail short one sentence "
     "camera left right red blue car . , : user assistant what happens who is seen picture image"
@@ -24,7 +25,7 @@ QWEN_TEMPLATE = (
     "{% else %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-TEXT = {
+TEXT: dict[str, Any] = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 32768,
 }  # fmt: skip
@@ -66,6 +67,7 @@ def save_qwen(folder: Path, family: str = "qwen2_vl", seed: int = 0) -> Any:
     rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10_000.0}
     text = TEXT | {"vocab_size": len(words), "rope_parameters": rope, "rope_scaling": rope} | {
         "bos_token_id": ids["im_end"], "eos_token_id": ids["im_end"], "pad_token_id": ids["im_end"]}  # fmt: skip
+    vision: dict[str, Any]
     if family == "qwen2_vl":
         vision = {
             "depth": 2,
@@ -100,21 +102,15 @@ def save_qwen(folder: Path, family: str = "qwen2_vl", seed: int = 0) -> Any:
         kind = transformers.Qwen3VLProcessor
     grown(model, seed).save_pretrained(folder)
     patch = vision["patch_size"]
-    image, video = (
-        (
-            transformers.Qwen2VLImageProcessorFast
-            if hasattr(transformers, "Qwen2VLImageProcessorFast")
-            else transformers.Qwen2VLImageProcessor
-        ),
-        transformers.Qwen3VLVideoProcessor if family == "qwen3_vl" else transformers.Qwen2VLVideoProcessor,
-    )
+    image = transformers.Qwen2VLImageProcessor
+    video = transformers.Qwen3VLVideoProcessor if family == "qwen3_vl" else transformers.Qwen2VLVideoProcessor
     kind(
         image(patch_size=patch), words, video(patch_size=patch), chat_template=QWEN_TEMPLATE
     ).save_pretrained(folder)
     return model
 
 
-VISION = {
+VISION: dict[str, Any] = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 56,
     "patch_size": 14, "projection_dim": 32,
 }  # fmt: skip
