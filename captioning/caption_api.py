@@ -1,6 +1,6 @@
 """Caption clips by a server: python -m captioning.caption_api META --api_base URL --model NAME
 
-Any server that speaks OpenAI's protocol and takes pictures (vLLM, SGLang, OpenAI). `--num_frames` frames of a clip are
+Any server that speaks OpenAI's protocol and takes pictures (vLLM, SGLang). `--num_frames` frames of a clip are
 sent as JPEG pictures, or with `--media video` as one video, as vLLM takes it (a data URL of the type video/jpeg).
 `--concurrency` requests are under way at once. The key, if it wants one, is read from the environment: OPENAI_API_KEY.
 """
@@ -45,7 +45,7 @@ class CaptionApi(Captioner):
     concurrency: int = option(16, "requests under way at once", ge=1, le=1024)
     retries: int = option(8, "times that a request is put again", ge=0)
     request_seconds: float = option(120.0, "to wait for an answer", gt=0)
-    requests_per_minute: float = option(0.0, "at most; 0: no limit", ge=0)
+    requests_per_minute: float = option(0.0, "by each process at most; 0: no limit", ge=0)
 
     @property
     def in_flight(self) -> int:

@@ -66,9 +66,12 @@ class CaptionLlava(LocalCaptioner):
 
     def inputs(self, model: Loaded, asks: Sequence[Ask]) -> Any:
         """The tensors that the model gets."""
+        texts = [question_of(model, ask.question, len(ask.pictures)) for ask in asks]
+        begun = bool(model.words.bos_token) and texts[0].startswith(model.words.bos_token)
         return model.processor(
-            text=[question_of(model, ask.question, len(ask.pictures)) for ask in asks],
+            text=texts,
             images=[list(ask.pictures) for ask in asks],
+            add_special_tokens=not begun,
             padding=True, return_tensors="pt",
         )  # fmt: skip
 

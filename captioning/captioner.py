@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import logging
 import math
 import re
 from collections.abc import Sequence
@@ -28,12 +29,27 @@ from pipeline.run import RunOptions, run_scorers, write_sidecar
 from pipeline.scorer import Column, Frame, Frames, Row, Scorer
 from pipeline.status import Status
 
+log = logging.getLogger(__name__)
+
 LENGTHS = ("short", "medium", "long")
-#: A phrase that the end of an answer is made of so often is no caption.
-MOST_REPEATS = 8
+#: Letters of a phrase, and how often the end of an answer repeats it where the model goes round in circles.
+CIRCLES = ((1, 1, 30), (2, 3, 16), (4, 9, 8), (10, 39, 5), (40, 300, 3))
 #: Found in a text that is read from its end.
-_CIRCLE = re.compile(rf".{{0,40}}?(.{{1,200}}?\w)\1{{{MOST_REPEATS - 1}}}", re.DOTALL)
+_CIRCLE = re.compile(
+    "|".join(
+        rf".{{0,40}}?(.{{{least},{most}}}?)\{k}{{{times - 1}}}"
+        for k, (least, most, times) in enumerate(CIRCLES, 1)
+    ),
+    re.DOTALL,
+)
 _THOUGHTS = re.compile(r"^.*?</think>", re.DOTALL)
+ECHOED_WORDS = 4  # of a question that a model may repeat; fewer may be the begin of an answer
+MOST_BYTES = 1 << 30  # of the pictures of a clip, in all its windows
+
+
+TRUNCATED = Column(
+    "text_truncated", "bool", "", "whether a caption was cut off at max_new_tokens", "lower", remark=True
+)
 
 
 @dataclass(frozen=True)
@@ -134,7 +150,7 @@ class Captioner(Scorer):
             )
         return (
             *columns,
-            Column("text_truncated", "bool", "", "whether a caption was cut off at max_new_tokens", "lower"),
+            TRUNCATED,
         )
 
     @property
@@ -156,22 +172,29 @@ class Captioner(Scorer):
         raise NotImplementedError
 
     def times(self, info: MediaInfo) -> Sequence[float]:
-        chosen = {int(index) for span in self._spans(info) for index in self._looked_at(span, info)}
-        return [float(info.frame_seconds[index]) for index in sorted(chosen)]
+        return sorted({seconds for span in self._spans(info) for seconds in self._looked_at(span, info)})
 
     def prepare(self, row: Row, frames: Frames) -> Asks:
         info = frames.info
         questions = [prompts.fill(question, row) for question in self.questions]
         spans = self._spans(info)
-        chosen = [[int(index) for index in self._looked_at(span, info)] for span in spans]
+        chosen = [self._looked_at(span, info) for span in spans]
         count = max(map(len, chosen))
-        pictures = {frame.index: self.picture(frame, count) for frame in frames}
+        pictures: dict[int, Any] = {}
+        size = 0
+        for frame in frames:
+            pictures[frame.index] = picture = self.picture(frame, count)
+            size += picture.nbytes if isinstance(picture, np.ndarray) else len(picture)
+            if size > MOST_BYTES:
+                raise MediaError(
+                    "too_long", "its pictures take more than 1 GiB: cut it, or look at fewer or smaller ones"
+                )
         return Asks(
             [
                 Ask(
                     question,
-                    [pictures[index] for index in shown],
-                    [float(info.frame_seconds[index]) - start for index in shown],
+                    [pictures[info.index_at(seconds)] for seconds in shown],
+                    [min(max(seconds - start, 0.0), end - start) for seconds in shown],
                     0.0 if info.is_image else end - start,
                 )
                 for (start, end), shown in zip(spans, chosen, strict=True)
@@ -185,12 +208,13 @@ class Captioner(Scorer):
             return [(0.0, info.duration)]
         return windows(info.duration, self.window_seconds)
 
-    def _looked_at(self, span: tuple[float, float], info: MediaInfo) -> np.ndarray:
-        total = len(info.frame_seconds)
-        first, stop = np.searchsorted(info.frame_seconds, [span[0] - 1e-6, span[1] - 1e-6])
-        first = min(int(first), total - 1)
-        stop = max(first + 1, total if span[1] >= info.duration else int(stop))
-        return self.indices(first, stop, info)
+    def _looked_at(self, span: tuple[float, float], info: MediaInfo) -> list[float]:
+        """When the frames begin that are looked at: of those that a player shows in the span."""
+        first = info.index_at(span[0])
+        stop = int(np.searchsorted(info.frame_seconds, span[1] - 1e-6))
+        if span[1] >= info.duration:
+            stop = len(info.frame_seconds)
+        return [float(info.frame_seconds[k]) for k in self.indices(first, max(first + 1, stop), info)]
 
     # --- where the model is
 
@@ -240,14 +264,35 @@ def judged(answer: Answer | MediaError, question: str = "") -> Answer | MediaErr
     """An answer as a caption: without thoughts and the question itself; bad_output where nothing of use is left."""
     if isinstance(answer, MediaError):
         return answer
-    text = _THOUGHTS.sub("", answer.text).replace("\0", "").strip()
-    if question and text.startswith(question.strip()):
+    text = (
+        _THOUGHTS.sub("", answer.text).encode("utf-8", "replace").decode()
+    )  # halves of a character are none
+    text = text.replace("\0", "").strip()
+    if len(question.split()) >= ECHOED_WORDS:
         text = text.removeprefix(question.strip()).strip()
-    if not text:
-        return MediaError("bad_output", "the model said nothing")
+    if text.startswith("<think>"):
+        return MediaError("bad_output", "the model was still thinking at max_new_tokens")
+    if not any(map(str.isalnum, text)):
+        return MediaError("bad_output", f"the model said nothing: {text}")
     if found := _CIRCLE.match(text[::-1]):
-        return MediaError("bad_output", f"the model repeats itself: {found[1][::-1].strip()}")
+        phrase = next(filter(None, found.groups()))[::-1]
+        return MediaError("bad_output", f"the model repeats itself: {phrase.strip()}")
     return Answer(text, answer.truncated)
+
+
+def parse_windows(cell: str) -> list[dict[str, Any]]:
+    """The `start`, `end` and `text` of each window of a cell.
+
+    Raises:
+        MediaError: bad_value, where it holds something else.
+    """
+    try:
+        return [
+            {"start": float(part["start"]), "end": float(part["end"]), "text": str(part["text"])}
+            for part in json.loads(cell)
+        ]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise MediaError("bad_value", f"windows is no list of start, end and text: {cell}") from error
 
 
 def caption(tables: Sequence[str], captioners: Sequence[Captioner], options: RunOptions) -> Status:
@@ -264,12 +309,14 @@ def caption(tables: Sequence[str], captioners: Sequence[Captioner], options: Run
 
 def windows_table(frame: pd.DataFrame) -> pd.DataFrame:
     """One row for each window of a table with a column `windows`: path, window, start, end, text."""
-    rows = [
-        {"path": path, "window": number, **{name: part[name] for name in ("start", "end", "text")}}
-        for path, cell in zip(meta.text(frame, "path"), meta.text(frame, "windows"), strict=True)
-        if cell
-        for number, part in enumerate(json.loads(cell))
-    ]
+    rows = []
+    for path, cell in zip(meta.text(frame, "path"), meta.text(frame, "windows"), strict=True):
+        try:
+            parts = parse_windows(cell) if cell else []
+        except MediaError as error:  # from somewhere else, and kept
+            log.warning("%s: %s", path, error.detail)
+            continue
+        rows += [{"path": path, "window": number, **part} for number, part in enumerate(parts)]
     return pd.DataFrame(rows, columns=["path", "window", "start", "end", "text"])
 
 

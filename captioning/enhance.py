@@ -8,14 +8,13 @@ in a folder (any causal language model of transformers with a chat template), or
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from captioning import prompts
-from captioning.captioner import Answer, judged
+from captioning.captioner import TRUNCATED, Answer, judged, parse_windows
 from captioning.local import (
     Loaded,
     chat,
@@ -67,7 +66,7 @@ class Enhance(Scorer):
     concurrency: int = option(16, "requests under way at once", ge=1, le=1024)
     retries: int = option(8, "times that a request is put again", ge=0)
     request_seconds: float = option(120.0, "to wait for an answer", gt=0)
-    requests_per_minute: float = option(0.0, "at most; 0: no limit", ge=0)
+    requests_per_minute: float = option(0.0, "by each process at most; 0: no limit", ge=0)
 
     def __post_init__(self) -> None:
         if self.question and self.prompt != "rewrite":
@@ -94,7 +93,7 @@ class Enhance(Scorer):
     def columns(self) -> tuple[Column, ...]:
         return (
             Column("text", "text", "", "caption"),
-            Column("text_truncated", "bool", "", "whether a caption was cut off at max_new_tokens", "lower"),
+            TRUNCATED,
         )
 
     @property
@@ -147,24 +146,14 @@ class Enhance(Scorer):
             inputs = model.words(texts, padding=True, return_tensors="pt", add_special_tokens=False)
             inputs.pop("token_type_ids", None)
             answers = model.generate(inputs, self.max_new_tokens)
-        pairs = zip(answers, items, strict=True)
-        return [
-            found if isinstance(found := judged(answer, item), MediaError) else tuple(found)
-            for answer, item in pairs
-        ]
+        verdicts = [judged(answer) for answer in answers]
+        return [verdict if isinstance(verdict, MediaError) else tuple(verdict) for verdict in verdicts]
 
 
 def listed(cell: str) -> str:
-    """The captions of a `windows` cell, each with its time.
-
-    Raises:
-        MediaError: bad_value, where it is none.
-    """
-    try:
-        parts = json.loads(cell)
-        return "\n\n".join(f"{part['start']:g} to {part['end']:g} s: {part['text']}" for part in parts)
-    except (ValueError, TypeError, KeyError) as error:
-        raise MediaError("bad_value", f"windows is no list of start, end and text: {error}") from error
+    """The captions of a `windows` cell, each with its time."""
+    parts = parse_windows(cell)
+    return "\n\n".join(f"{part['start']:g} to {part['end']:g} s: {part['text']}" for part in parts)
 
 
 def main() -> None:

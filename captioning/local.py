@@ -18,6 +18,7 @@ from pipeline.weights import place_of, read_json, refused
 
 #: The memory that attention takes beside padding grows with the square of the length.
 TOKENS_AT_ONCE = 32_768
+ENDS = ("<|eot_id|>", "<|im_end|>")  # of a turn, which older folders do not name as an end
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 #: Of a folder, beside the weights, what may change an answer.
 SETTINGS = (
@@ -95,13 +96,12 @@ class Loaded:
         """What the model says to each row of some prepared tensors that are padded on the left."""
         import torch
 
-        settings = self.model.generation_config
-        ends = settings.eos_token_id
-        ends = {ends} if isinstance(ends, int) else set(ends or ())
+        ends = self._ends()
         with torch.inference_mode():
             said = self.model.generate(
                 **inputs.to(self.device), max_new_tokens=max_new_tokens, do_sample=False, num_beams=1,
-                temperature=None, top_p=None, top_k=None, pad_token_id=self.words.pad_token_id,
+                eos_token_id=sorted(ends) or None, pad_token_id=self.words.pad_token_id,
+                temperature=None, top_p=None, top_k=None,
             )  # fmt: skip
         new = said[:, inputs["input_ids"].shape[1] :].cpu()
         texts = self.words.batch_decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -110,6 +110,13 @@ class Loaded:
             Answer(text, not end and len(row) >= max_new_tokens)
             for text, end, row in zip(texts, ended, new, strict=True)
         ]
+
+    def _ends(self) -> set[int]:
+        """The tokens that end an answer: what the folder says, and its tokenizer, where either forgot the other."""
+        said = self.model.generation_config.eos_token_id
+        ends = {said} if isinstance(said, int) else set(said or ())
+        vocabulary = self.words.get_vocab()
+        return ends | {vocabulary[end] for end in (self.words.eos_token, *ENDS) if end in vocabulary}
 
 
 def load_model(kind: Any, folder: Path, dtype: str, home: Home, told: Mapping[str, Any]) -> Any:
@@ -200,11 +207,13 @@ def chat(processor: Any, content: str | Sequence[Mapping[str, str]], folder: Pat
     Raises:
         CallError: the folder has no template, or it is broken.
     """
+    thoughtless = {"enable_thinking": False} if isinstance(content, str) else {}
     try:
         text: str = processor.apply_chat_template(
             [{"role": "user", "content": content if isinstance(content, str) else list(content)}],
             tokenize=False,
             add_generation_prompt=True,
+            **thoughtless,
         )
     except Exception as error:  # of Jinja or of transformers
         said = str(error).partition("\n")[0]

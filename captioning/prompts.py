@@ -15,7 +15,8 @@ from pipeline.scorer import Row
 
 OWN = Path(__file__).with_name("prompts.yaml")
 #: What models take for the beginning of a turn, a picture and the like; in a cell it is only text.
-_SPECIAL = re.compile(r"<(?=\||/?(?:image|video|s)>)|\[(?=/?INST\])")
+_SPECIAL = re.compile(r"<(?=[/|\uff5c\w<])|\[(?=/?INST\])")
+_LINES = re.compile(r"-{4,}")  # between which the prompts of enhance have what is to be rewritten
 
 
 def named(name: str, file: str = "") -> str:
@@ -74,5 +75,5 @@ def fill(prompt: str, row: Row) -> str:
     for name in fields(prompt):
         if not row[name].strip():
             raise MediaError("bad_value", f"`{name}` is empty, and the prompt speaks of it")
-        cells[name] = _SPECIAL.sub(lambda found: f"{found[0]} ", row[name])
+        cells[name] = _LINES.sub("---", _SPECIAL.sub(lambda found: f"{found[0]} ", row[name]))
     return prompt.format_map(cells)

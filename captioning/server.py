@@ -1,4 +1,4 @@
-"""Ask a server that speaks OpenAI's protocol (vLLM, SGLang, OpenAI): many requests at once, each until it is answered.
+"""Ask a server that speaks OpenAI's protocol (vLLM, SGLang): many requests at once, each until it is answered.
 
 A request that is refused for now (408, 409, 429, 5xx), cut off or not answered is put again, later and later, or
 when the server says. One that stays without an answer fails its row; where the server itself has gone, the run ends,
@@ -11,6 +11,8 @@ import json
 import os
 import threading
 import time
+import urllib.parse
+import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +25,13 @@ from pipeline.errors import CallError, Incomplete, MediaError, one_line
 
 KEY = "OPENAI_API_KEY"
 FOR_NOW = (408, 409, 429, 500, 502, 503, 504, 529)
-WRONG_CALL = (401, 403, 404)
+WRONG_CALL = (301, 302, 303, 307, 308, 401, 402, 405)
+#: A server that has answered so far may say these of one request, which it does not like.
+WRONG_CALL_OR_ROW = (403, 404)
+GONE = (502, 503, 504)  # said by what stands before a server, when it is not there
+UNANSWERED = (
+    20  # requests one after another, beside those under way: then nobody will answer the next ones either
+)
 NONSENSE_TRIES = 3  # of answers that are not what the protocol says
 MOST_BACKOFF = 60  # seconds between two tries
 CHECK_SECONDS = 10.0
@@ -70,13 +78,13 @@ class Server:
     def __init__(self, base: str, model: str, at_once: int, limits: Limits) -> None:
         self._base = base.rstrip("/")
         self._model = model
+        self._at_once = at_once
         self._limits = limits
-        headers = {"Content-Type": "application/json", "User-Agent": "clipsheet"}
-        if key := os.environ.get(KEY):
-            headers["Authorization"] = f"Bearer {key}"
-        self._pool = urllib3.PoolManager(maxsize=at_once, block=True, headers=headers)
+        self._pool = _pool(self._base, at_once)
         self._turn = threading.Lock()
         self._next_at = 0.0
+        self._answered = False
+        self._unanswered_since = 0
         self._check()
 
     def ask(self, messages: Sequence[Mapping[str, Any]], max_new_tokens: int, temperature: float) -> Answer:
@@ -96,10 +104,11 @@ class Server:
         why = ""
         for _ in range(NONSENSE_TRIES):
             response = self._post(body)
-            if response.status in WRONG_CALL:
+            if response.status in WRONG_CALL or (response.status in WRONG_CALL_OR_ROW and not self._answered):
                 raise CallError(f"{self._base}: {_said(response)}")
             if response.status != 200:
                 raise MediaError("model_error", _said(response))
+            self._answered, self._unanswered_since = True, 0
             try:
                 choice = json.loads(response.data)["choices"][0]
                 return Answer(_text(choice["message"]["content"]), choice.get("finish_reason") == "length")
@@ -109,7 +118,16 @@ class Server:
         raise MediaError("bad_output", f"no answer as the protocol has it: {why}")
 
     def _post(self, body: bytes) -> urllib3.BaseHTTPResponse:
-        retries = urllib3.Retry(
+        wait_for_turn = self._wait_for_turn
+
+        class Patience(urllib3.Retry):
+            """That takes its turn for every try."""
+
+            def sleep(self, response: urllib3.BaseHTTPResponse | None = None) -> None:
+                super().sleep(response)
+                wait_for_turn()
+
+        retries = Patience(
             total=self._limits.retries, backoff_factor=0.5, backoff_max=MOST_BACKOFF, backoff_jitter=0.5,
             status_forcelist=FOR_NOW, allowed_methods=None, raise_on_status=False, redirect=False,
             retry_after_max=MOST_BACKOFF,
@@ -128,13 +146,21 @@ class Server:
 
     def _unanswered(self, why: str) -> None:
         """A request that was put again and again: whose fault is it?"""
+        gone = ""
         try:
-            self._models(retries=CHECK_TRIES)
+            response = self._models(retries=CHECK_TRIES)
+            if response.status in GONE:
+                gone = _said(response)
         except urllib3.exceptions.HTTPError as error:
+            gone = _reason(error)
+        self._unanswered_since += 1
+        if self._unanswered_since >= UNANSWERED + self._at_once:
+            gone = f"{self._unanswered_since} requests one after another, the last: {why}"
+        if gone:
             raise Incomplete(
-                f"{self._base} does not answer any more ({_reason(error)}); what it said is kept, and the same command "
-                "asks for the rest"
-            ) from error
+                f"{self._base} does not answer any more ({gone}); what it said is kept, and the same command asks for "
+                "the rest"
+            )
         raise MediaError("timeout", f"no answer in {self._limits.retries + 1} tries: {why}")
 
     def _wait_for_turn(self) -> None:
@@ -156,6 +182,10 @@ class Server:
             ) from error
         if response.status in (401, 403):
             raise CallError(f"--api_base {self._base}: {_said(response)}; the key is read from {KEY}")
+        if response.status in (*GONE, *WRONG_CALL):
+            raise CallError(
+                f"--api_base {self._base}: {_said(response)}; start the server, or mend the address"
+            )
         try:
             names = [entry["id"] for entry in json.loads(response.data)["data"]]
         except (ValueError, LookupError, TypeError):  # a server that does not tell
@@ -168,6 +198,28 @@ class Server:
             "GET", f"{self._base}/models", timeout=CHECK_SECONDS,
             retries=urllib3.Retry(total=retries, backoff_factor=0.5, redirect=False),
         )  # fmt: skip
+
+
+def _pool(base: str, at_once: int) -> urllib3.PoolManager:
+    """Connections to a server, by way of the proxy that the environment names.
+
+    Raises:
+        CallError: a key that cannot be sent, or a password in the address.
+    """
+    parts = urllib.parse.urlsplit(base)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise CallError(f"--api_base {base}: an address begins with http:// or https://")
+    if parts.username is not None:
+        raise CallError(f"--api_base: an address with a password is written into logs; give it by {KEY}")
+    headers = {"Content-Type": "application/json", "User-Agent": "clipsheet"}
+    if key := os.environ.get(KEY, "").strip():
+        if not (key.isascii() and key.isprintable()):
+            raise CallError(f"{KEY} holds something else than a key: letters that cannot be sent")
+        headers["Authorization"] = f"Bearer {key}"
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    if proxy and not urllib.request.proxy_bypass(parts.hostname):
+        return urllib3.ProxyManager(proxy, maxsize=at_once, block=True, headers=headers)
+    return urllib3.PoolManager(maxsize=at_once, block=True, headers=headers)
 
 
 def _text(content: Any) -> str:

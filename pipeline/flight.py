@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,10 +17,12 @@ class Flight:
     Args:
         function: called with an item; what it raises is given back in the place of its result.
         size: threads.
-        heartbeat: called every few seconds while somebody waits here.
+        heartbeat: called every few seconds while somebody waits here; for calls that end by themselves.
     """
 
-    def __init__(self, function: Callable[[Any], Any], size: int, heartbeat: Callable[[], None]) -> None:
+    def __init__(
+        self, function: Callable[[Any], Any], size: int, heartbeat: Callable[[], None] = lambda: None
+    ) -> None:
         self._function = function
         self._size = size
         self._heartbeat = heartbeat
@@ -49,17 +52,23 @@ class Flight:
         while self._out:
             yield self._next()
 
-    def close(self, *, wait: bool) -> None:
-        """No thread begins another call.
+    def close(self, seconds: float = 0.0) -> Iterator[tuple[Any, Any]]:
+        """(key, result or exception) of the calls that are over; no thread begins another one.
 
         Args:
-            wait: for those that are under way. A thread inside a library such as PyTorch cannot be left behind when
-                the process ends.
+            seconds: to wait for those that are under way. A thread inside a library such as PyTorch is better not
+                left behind when the process ends.
         """
-        while wait and self._out:
-            self._next()
         for _ in range(self._threads):
             self._waiting.put(None)
+        until = time.monotonic() + seconds
+        while self._out:
+            try:
+                ended = self._over.get(timeout=max(0.0, until - time.monotonic()))
+            except queue.Empty:
+                return
+            self._out -= 1
+            yield ended
 
     def _next(self) -> tuple[Any, Any]:
         while True:

@@ -73,6 +73,7 @@ REALTIME_FACTOR = 4.0  # a file may take so many times its own length
 MOST_THREADS = 4  # that decode one file: each takes memory
 EARLY_ROWS = 200
 POLL_SECONDS = 0.5
+LAST_BATCH_SECONDS = 60.0  # for what is being scored in the background when the run is told to stop
 GIB = 1 << 30
 
 
@@ -520,10 +521,11 @@ def _first_of_each(keys: pa.Array) -> np.ndarray:
 
 
 def _filled(frame: pd.DataFrame, scorer: Scorer) -> np.ndarray:
-    """[N] bool: rows where every column of the scorer holds a value, and it has columns."""
+    """[N] bool: rows where every column of the scorer holds a value but for remarks, and it has columns."""
     filled = np.full(len(frame), bool(scorer.columns))
     for column in scorer.columns:
-        filled &= _holds_value(frame, column.name)
+        if not column.remark:
+            filled &= _holds_value(frame, column.name)
     return filled
 
 
@@ -648,7 +650,6 @@ class _Pass:
                 work.background = Flight(
                     lambda batch, work=work: self._scored(work, batch),  # type: ignore[misc]
                     1,
-                    self._heartbeat,
                 )
 
     def take(self, row: int, result: Any) -> None:
@@ -695,9 +696,14 @@ class _Pass:
                 embedding.writer.close()
                 embedding.folder.merge()
         for work in self._work:
-            for flight in (work.flight, work.background):
-                if flight is not None:
-                    flight.close(wait=flight is work.background)
+            if work.flight is not None:
+                for key, output in work.flight.close():
+                    if not isinstance(output, BaseException):
+                        self._keep(work, key, output)
+            if work.background is not None:
+                for keys, outputs in work.background.close(LAST_BATCH_SECONDS):
+                    if not isinstance(outputs, BaseException):
+                        self._batch_over(work, keys, outputs)
             if work.journal is not None:
                 work.journal.__exit__(None, None, None)
                 work.journal = None

@@ -40,6 +40,7 @@ class Column:
         unit: for example "s", "pixels", "0-1"; empty for a bare count or text.
         meaning: one line for --help and the manual.
         better: which direction is better, where one is.
+        remark: it says something about the others, and a row that has them is complete without it.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Column:
     unit: str
     meaning: str
     better: Better = ""
+    remark: bool = False
 
 
 class Frames(Protocol):

@@ -138,7 +138,8 @@ class Pool:
                     continue
                 if done is not None:
                     yield done
-            elif worker.tasks and time.monotonic() > worker.deadline:
+            # Whoever took the last result may have been long about it: what came meanwhile is in the pipe.
+            elif worker.tasks and time.monotonic() > worker.deadline and not worker.pipe.poll():
                 task = worker.tasks.popleft()
                 again.extendleft(reversed(worker.tasks))
                 worker.kill()

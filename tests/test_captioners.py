@@ -41,6 +41,8 @@ def folders(tmp_path_factory) -> Path:
         tiny_captioners.save_qwen(made / family, family)
     tiny_captioners.save_llava(made / "llava")
     tiny_captioners.save_llava(made / "vicuna", template=None)
+    tiny_captioners.save_llava_next(made / "next")
+    tiny_captioners.save_llava_onevision(made / "onevision")
     tiny_captioners.save_pllava(made / "pllava")
     tiny_captioners.save_words(made / "words")
     return made
@@ -78,7 +80,7 @@ def asks_of(scorer: Any, folder: Path, models: Path) -> list[Ask]:
     return [ask for item in items for ask in item.asks]
 
 
-every_model = pytest.mark.parametrize("name", [*FAMILIES, "llava", "vicuna", "pllava"])
+every_model = pytest.mark.parametrize("name", [*FAMILIES, "llava", "vicuna", "next", "onevision", "pllava"])
 
 
 @every_model
@@ -176,14 +178,13 @@ def qwen_alone(folder: Path, family: str, ask: Ask) -> str:
 
 
 def llava_alone(folder: Path, ask: Ask) -> str:
-    model = transformers.LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    model = transformers.AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
     processor = transformers.AutoProcessor.from_pretrained(folder)
     text = f"USER: {'<image>' * len(ask.pictures)}\n{ask.question} ASSISTANT:"
     if processor.chat_template:
         text = "USER: " + "<image>\n" * len(ask.pictures) + f"{ask.question} ASSISTANT:"
-    return greedy(
-        model, processor(text=text, images=list(ask.pictures), return_tensors="pt"), processor.tokenizer
-    )
+    inputs = processor(text=[text], images=[list(ask.pictures)], return_tensors="pt")
+    return greedy(model, inputs, processor.tokenizer)
 
 
 def pllava_alone(folder: Path, ask: Ask) -> str:
@@ -314,7 +315,7 @@ def test_the_programs(name, module, folders, videos, tmp_path, tool):
         "--pretrained_model_name_or_path",
         name,
         "--max_new_tokens",
-        5,
+        12,
         "--bs",
         2,
     ]
@@ -397,14 +398,16 @@ def test_captions_are_rewritten_by_a_model_of_a_folder(folders, tmp_path):
 
 def test_the_end_of_an_answer_that_goes_round_in_circles_is_found():
     for text in (
-        "a dog runs. " * 9,
-        "yes yes yes yes yes yes yes yes yes",
-        "It is. " + "ha ha, " * 8 + "and",
-    ):
+        "a dog runs. " * 9, "yes " * 9, "It is. " + "ha ha, " * 8 + "and", "no." * 16, "a" * 40, "。" * 50, "- " * 50,
+        "A long street. " + "The dog goes on and on along the street at night. " * 3, "<think>A dog",
+    ):  # fmt: skip
         verdict = judged(Answer(text, True))
         assert isinstance(verdict, MediaError)
         assert verdict.code == "bad_output"
-    for text in ("A very, very, very, very long road.", "1000000000 dogs run.", "da da da " * 2 + "da"):
+    for text in (
+        "A very, very, very, very long road.", "1000000000", "da da da " * 2 + "da", "A sign reads HAHAHAHAHAHAHAHA",
+        "A dog. A cat. A dog. A cat. A dog. A cat.",
+    ):  # fmt: skip
         assert isinstance(judged(Answer(text, False)), Answer)
 
 
@@ -436,3 +439,73 @@ def test_long_videos_are_answered_apart_from_short_ones(folders, videos, monkeyp
     assert scorer.answers(model, asks) == together
     exact = scorer.inputs(model, asks)["input_ids"] == model.model.config.video_token_id
     assert [scorer.tokens(model, ask) for ask in asks] == exact.sum(1).tolist()
+
+
+class Shown(CaptionLlava):
+    """Says when its pictures are shown, and to which number they belong."""
+
+    def picture(self, frame: Any, count: int) -> Any:
+        return np.array([frame.index])
+
+
+@pytest.fixture
+def irregular(monkeypatch) -> Any:
+    """Makes a file whose frames begin at given times."""
+
+    def make(path: Path, seconds: list[float]) -> Media:
+        footage.numbered(path, len(seconds))
+        media = Media(str(path))
+        info = replace(media.info, frame_seconds=np.array(seconds), duration=seconds[-1] + 0.04)
+        monkeypatch.setattr(media, "info", info)
+        return media
+
+    return make
+
+
+def test_a_window_without_a_frame_of_its_own_shows_the_one_that_stands(irregular, tmp_path):
+    media = irregular(tmp_path / "a.mp4", [0.0, 1.0, 2.0, 3.0, 4.0, 18.0, 19.0, 20.0])
+    [item] = prepare_together(media, [(Shown(num_frames=1, window_seconds=5.0), {"path": ""})])
+    assert [[int(p[0]) for p in ask.pictures] for ask in item.asks] == [[2], [4], [4], [6]]
+    assert [list(ask.seconds) for ask in item.asks] == [[2.0], [0.0], [0.0], [4.0]]
+    assert [ask.length for ask in item.asks] == pytest.approx([5, 5, 5, 5.04])
+
+
+def test_frames_that_begin_at_nearly_the_same_time_are_one(irregular, tmp_path):
+    media = irregular(tmp_path / "a.mp4", [0.0, 0.00001, 0.5, 0.50001, 1.0, 1.00001])
+    [item] = prepare_together(media, [(Shown(num_frames=6), {"path": ""})])
+    assert isinstance(item, Asks)
+    assert [int(picture[0]) for picture in item.asks[0].pictures] == [1, 3, 3, 5, 5]
+
+
+def test_a_clip_of_too_many_pictures_fails_before_it_takes_all_memory(videos, folders, monkeypatch):
+    monkeypatch.setattr(captioner, "MOST_BYTES", 100_000)
+    scorer = captioner_of("qwen2_vl").placed(folders)
+    [verdict] = prepare_together(Media(str(videos / "a.mp4")), [(scorer, {"path": ""})])
+    assert isinstance(verdict, MediaError)
+    assert verdict.code == "too_long"
+
+
+def test_an_answer_ends_where_the_folder_or_its_tokenizer_says(folders, tmp_path, videos):
+    shutil.copytree(folders / "qwen2_vl", tmp_path / "m")
+    (tmp_path / "m" / "generation_config.json").unlink()
+    scorer = captioner_of("qwen2_vl")
+    scorer = replace(scorer, pretrained_model_name_or_path=str(tmp_path / "m"))
+    model = scorer.load(Home(tmp_path))
+    model.model.generation_config.eos_token_id = None
+    end = model.words.convert_tokens_to_ids("<|im_end|>")
+    model.model.lm_head.weight.data[end] = 0
+    ask = asks_of(scorer, videos, tmp_path)[0]
+    inputs = scorer.inputs(model, [ask])
+    with torch.inference_mode():
+        state = model.model(**inputs, output_hidden_states=True).hidden_states[-1][0, -1]
+    model.model.lm_head.weight.data[end] = state  # the likeliest by far
+    [answer] = scorer.answers(model, [ask])
+    assert answer == Answer("", False)
+
+
+def test_a_template_that_begins_a_text_begins_it_once(folders, videos):
+    scorer = captioner_of("llava")
+    model = scorer.load(Home(folders))
+    model.processor.chat_template = "<s>" + model.processor.chat_template
+    ids = scorer.inputs(model, asks_of(scorer, videos, folders)[:1])["input_ids"][0].tolist()
+    assert ids.count(model.words.bos_token_id) == 1

@@ -567,3 +567,5 @@ def test_a_signal_waits_for_the_batch_in_the_background(tmp_path, clips):
     finally:
         signal.signal(signal.SIGALRM, before)
     assert Patient.ended
+    rows = score(table, Patient(waits=2.0), bs=2, num_workers=1)
+    assert int(rows[0]["after"]) < int(rows[2]["after"]), "the first two were kept"

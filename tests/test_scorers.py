@@ -56,9 +56,9 @@ ALL = [
     Matching(clip="tiny"),
     OptionMatching(("dog", "red car"), clip="tiny"),
     Embedding(clip="tiny"),
-    CaptionQwen2vl(pretrained_model_name_or_path="qwen", max_new_tokens=6),
-    CaptionLlava(pretrained_model_name_or_path="llava", max_new_tokens=6),
-    CaptionPllava(pretrained_model_name_or_path="pllava", max_new_tokens=6, pooling_shape=(4, 2, 2)),
+    CaptionQwen2vl(pretrained_model_name_or_path="qwen", max_new_tokens=16),
+    CaptionLlava(pretrained_model_name_or_path="llava", max_new_tokens=16),
+    CaptionPllava(pretrained_model_name_or_path="pllava", max_new_tokens=16, pooling_shape=(4, 2, 2)),
 ]
 every_scorer = pytest.mark.parametrize("scorer", ALL, ids=lambda scorer: scorer.name)
 

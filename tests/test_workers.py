@@ -129,3 +129,12 @@ def _alive(pid: int) -> bool:
             return file.read().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_whoever_is_long_about_a_result_costs_nobody_else_theirs():
+    pool = Pool(act, 2, seconds=1.0)
+    results = {}
+    for key, result in pool.map(iter([(k, ("slow and done", k)) for k in range(4)])):
+        results[key] = result
+        time.sleep(1.5)  # longer than a task may take
+    assert results == {k: k for k in range(4)}

@@ -142,6 +142,53 @@ def save_llava(folder: Path, seed: int = 0, template: str | None = LLAVA_TEMPLAT
     return model
 
 
+TILES = [[56, 56], [56, 112], [112, 56], [112, 112]]
+
+
+def save_llava_next(folder: Path, seed: int = 0) -> Any:
+    """LLaVA-NeXT, which looks at parts of a picture, too; returns the model."""
+    words = tokenizer(["<s>", "</s>", "<image>"], bos_token="<s>", eos_token="</s>")
+    text = TEXT | {"vocab_size": len(words), "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    config = transformers.LlavaNextConfig(
+        vision_config=transformers.CLIPVisionConfig(**VISION), text_config=transformers.LlamaConfig(**text),
+        image_token_index=words.convert_tokens_to_ids("<image>"), image_token_id=words.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=-2, vision_feature_select_strategy="default", image_grid_pinpoints=TILES,
+    )  # fmt: skip
+    model = grown(transformers.LlavaNextForConditionalGeneration(config), seed)
+    model.save_pretrained(folder)
+    pictures = transformers.LlavaNextImageProcessor(
+        size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56}, image_grid_pinpoints=TILES
+    )
+    transformers.LlavaNextProcessor(
+        pictures, words, patch_size=14, vision_feature_select_strategy="default", num_additional_image_tokens=1,
+        chat_template=LLAVA_TEMPLATE,
+    ).save_pretrained(folder)  # fmt: skip
+    return model
+
+
+def save_llava_onevision(folder: Path, seed: int = 0) -> Any:
+    """LLaVA-OneVision; returns the model."""
+    words = tokenizer(["<s>", "</s>", "<image>", "<video>"], bos_token="<s>", eos_token="</s>")
+    text = TEXT | {"vocab_size": len(words), "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    vision = {name: value for name, value in VISION.items() if name != "projection_dim"}
+    image, video = (words.convert_tokens_to_ids(f"<{kind}>") for kind in ("image", "video"))
+    config = transformers.LlavaOnevisionConfig(
+        vision_config=transformers.SiglipVisionConfig(**vision, vision_use_head=False),
+        text_config=transformers.Qwen2Config(**text), image_token_index=image, image_token_id=image,
+        video_token_index=video, video_token_id=video, vision_feature_layer=-1,
+        vision_feature_select_strategy="full", image_grid_pinpoints=TILES, vision_aspect_ratio="anyres_max_9",
+    )  # fmt: skip
+    model = grown(transformers.LlavaOnevisionForConditionalGeneration(config), seed)
+    model.save_pretrained(folder)
+    side = {"height": 56, "width": 56}
+    transformers.LlavaOnevisionProcessor(
+        transformers.LlavaOnevisionImageProcessor(size=side, image_grid_pinpoints=TILES), words,
+        transformers.LlavaOnevisionVideoProcessor(size=side), num_image_tokens=16,
+        vision_feature_select_strategy="full", chat_template=LLAVA_TEMPLATE,
+    ).save_pretrained(folder)  # fmt: skip
+    return model
+
+
 def save_pllava(folder: Path, seed: int = 0) -> tuple[Any, dict[str, torch.Tensor]]:
     """A folder as PLLaVA's are, with LoRA; returns LLaVA without it, and what was saved."""
     model = save_llava(folder, seed, template=None)

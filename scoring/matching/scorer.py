@@ -54,7 +54,9 @@ class Matching(Scorer):
     def columns(self) -> tuple[Column, ...]:
         return (
             Column("match", "float", "100 x cosine", "fit of caption and picture, max over frames", "higher"),
-            Column("match_truncated", "bool", "", "whether the caption is longer than CLIP reads"),
+            Column(
+                "match_truncated", "bool", "", "whether the caption is longer than CLIP reads", remark=True
+            ),
         )
 
     @property
