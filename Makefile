@@ -51,7 +51,7 @@ fix: .venv/dev
 	$(BIN)/ruff check --fix .
 
 bench: .venv/dev
-	for name in one_pass rerun tables processes clip_once model_costs; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	for name in one_pass rerun tables processes clip_once model_costs caption_api; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 clean:
 	rm -rf demo .pytest_cache .mypy_cache .ruff_cache

@@ -22,7 +22,11 @@ from pipeline.run import RunOptions, SampleJob, Task, run_scorers
 from pipeline.workers import Pool
 from tests.chat_server import MODEL, ChatServer
 
-CAPTION = "A dog runs along a beach while waves roll in behind it, seen from a camera that follows it. " * 4
+CAPTION = (
+    "A dog runs along a beach while waves roll in behind it, seen from a camera that follows it at the height of its "
+    "eyes. The light is low and warm, and the sand is wet where the water has just been. Halfway through, the dog "
+    "stops, looks back over its shoulder and shakes itself. Two people in coats walk past in the distance."
+)
 
 
 def serve(pipe: Connection) -> None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import urllib3
+from pydantic_core import to_json
 
 from captioning.captioner import Answer
 from pipeline.config import option
@@ -95,12 +96,12 @@ class Server:
             Incomplete: the server has gone.
             CallError: the key is refused, or the model has gone.
         """
-        body = json.dumps(
+        body = to_json(  # some hundred kilobytes of pictures, for which json takes milliseconds
             {
                 "model": self._model, "messages": messages, "max_tokens": max_new_tokens, "temperature": temperature,
                 "stream": False,
             }
-        ).encode()  # fmt: skip
+        )  # fmt: skip
         why = ""
         for _ in range(NONSENSE_TRIES):
             response = self._post(body)
