@@ -46,7 +46,6 @@ _THOUGHTS = re.compile(r"^.*?</think>", re.DOTALL)
 ECHOED_WORDS = 4  # of a question that a model may repeat; fewer may be the begin of an answer
 MOST_BYTES = 1 << 30  # of the pictures of a clip, in all its windows
 
-
 TRUNCATED = Column(
     "text_truncated", "bool", "", "whether a caption was cut off at max_new_tokens", "lower", remark=True
 )
@@ -148,10 +147,7 @@ class Captioner(Scorer):
             columns.append(
                 Column("windows", "json", "s", 'captions of parts: [{"start", "end", "text"}, ...]')
             )
-        return (
-            *columns,
-            TRUNCATED,
-        )
+        return (*columns, TRUNCATED)
 
     @property
     def meaning(self) -> str:
@@ -264,10 +260,8 @@ def judged(answer: Answer | MediaError, question: str = "") -> Answer | MediaErr
     """An answer as a caption: without thoughts and the question itself; bad_output where nothing of use is left."""
     if isinstance(answer, MediaError):
         return answer
-    text = (
-        _THOUGHTS.sub("", answer.text).encode("utf-8", "replace").decode()
-    )  # halves of a character are none
-    text = text.replace("\0", "").strip()
+    text = _THOUGHTS.sub("", answer.text).replace("\0", "").strip()
+    text = text.encode("utf-8", "replace").decode()  # halves of a character are none
     if len(question.split()) >= ECHOED_WORDS:
         text = text.removeprefix(question.strip()).strip()
     if text.startswith("<think>"):

@@ -91,10 +91,7 @@ class Enhance(Scorer):
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        return (
-            Column("text", "text", "", "caption"),
-            TRUNCATED,
-        )
+        return (Column("text", "text", "", "caption"), TRUNCATED)
 
     @property
     def meaning(self) -> str:

@@ -29,6 +29,8 @@ def named(name: str, file: str = "") -> str:
         ConfigError: there is none of that name, or the file holds something else.
     """
     prompts = {**_read(OWN), **(_read(Path(file)) if file else {})}
+    if name not in prompts:
+        name = name.replace("-", "_")
     check_keys({name: ""}, prompts, "--prompt")
     return prompts[name]
 

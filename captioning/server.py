@@ -30,9 +30,8 @@ WRONG_CALL = (301, 302, 303, 307, 308, 401, 402, 405)
 #: A server that has answered so far may say these of one request, which it does not like.
 WRONG_CALL_OR_ROW = (403, 404)
 GONE = (502, 503, 504)  # said by what stands before a server, when it is not there
-UNANSWERED = (
-    20  # requests one after another, beside those under way: then nobody will answer the next ones either
-)
+#: Requests one after another, beside those under way: then nobody will answer the next ones either.
+UNANSWERED = 20
 NONSENSE_TRIES = 3  # of answers that are not what the protocol says
 MOST_BACKOFF = 60  # seconds between two tries
 CHECK_SECONDS = 10.0
@@ -119,24 +118,10 @@ class Server:
         raise MediaError("bad_output", f"no answer as the protocol has it: {why}")
 
     def _post(self, body: bytes) -> urllib3.BaseHTTPResponse:
-        wait_for_turn = self._wait_for_turn
-
-        class Patience(urllib3.Retry):
-            """That takes its turn for every try."""
-
-            def sleep(self, response: urllib3.BaseHTTPResponse | None = None) -> None:
-                super().sleep(response)
-                wait_for_turn()
-
-        retries = Patience(
-            total=self._limits.retries, backoff_factor=0.5, backoff_max=MOST_BACKOFF, backoff_jitter=0.5,
-            status_forcelist=FOR_NOW, allowed_methods=None, raise_on_status=False, redirect=False,
-            retry_after_max=MOST_BACKOFF,
-        )  # fmt: skip
         self._wait_for_turn()
         try:
             response = self._pool.request(
-                "POST", f"{self._base}/chat/completions", body=body, retries=retries,
+                "POST", f"{self._base}/chat/completions", body=body, retries=self._patience(),
                 timeout=urllib3.Timeout(connect=CHECK_SECONDS, read=self._limits.seconds),
             )  # fmt: skip
         except urllib3.exceptions.HTTPError as error:
@@ -144,6 +129,21 @@ class Server:
         if response.status in FOR_NOW:
             self._unanswered(_said(response))
         return response
+
+    def _patience(self) -> urllib3.Retry:
+        """How often and when a request is put again; each time in its turn."""
+        wait_for_turn = self._wait_for_turn
+
+        class Patience(urllib3.Retry):
+            def sleep(self, response: urllib3.BaseHTTPResponse | None = None) -> None:
+                super().sleep(response)
+                wait_for_turn()
+
+        return Patience(
+            total=self._limits.retries, backoff_factor=0.5, backoff_max=MOST_BACKOFF, backoff_jitter=0.5,
+            status_forcelist=FOR_NOW, allowed_methods=None, raise_on_status=False, redirect=False,
+            retry_after_max=MOST_BACKOFF,
+        )  # fmt: skip
 
     def _unanswered(self, why: str) -> None:
         """A request that was put again and again: whose fault is it?"""

@@ -1058,7 +1058,8 @@ def run_scorers(
             raise CallError(f"{scorer.name}: " + "; ".join(what))
     before = [meta.stamp(path.stat()) for path in paths]
     frame = meta.read(tables, needs)
-    _with_earlier_kept(frame, all_columns(scorers), options.keep_as)  # refuses now what it would refuse later
+    if options.keep_as:  # refuse now what would be refused later
+        _with_earlier_kept(frame, all_columns(scorers), options.keep_as)
     rank = launch.current()
     store = Store(output.parent, options.reader, options.models)
     status = Status(suffix, output, rows_in=len(frame))

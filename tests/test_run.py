@@ -544,28 +544,29 @@ def test_a_file_that_an_older_launch_left_is_no_process_that_has_ended(tmp_path)
     waiting._file.close()
 
 
-def test_what_is_scored_in_the_background_does_not_hold_up_the_workers(tmp_path, clips):
+def test_what_is_scored_in_the_background_does_not_hold_up_the_workers(tmp_path, clips, monkeypatch):
     """Each batch ends only when a file of the next one has come."""
     table = write_table(tmp_path / "m.csv", [{"path": clips / "a.mp4", "n": n} for n in range(6)])
-    Patient.came = 0
+    monkeypatch.setattr(Patient, "came", 0)
     rows = score(table, Patient(), bs=2, num_workers=1)
     assert all(int(row["after"]) >= least for row, least in zip(rows, (3, 3, 5, 5, 6, 6), strict=True))
 
 
-def test_a_signal_waits_for_the_batch_in_the_background(tmp_path, clips):
+def test_a_signal_waits_for_the_batch_in_the_background_and_keeps_it(tmp_path, clips, monkeypatch):
     table = write_table(tmp_path / "m.csv", [{"path": clips / "a.mp4", "n": n} for n in range(4)])
-    Patient.came = 0
 
     def stop(*_: object) -> None:
         raise Stopped("enough")
 
+    monkeypatch.setattr(Patient, "stops", True)
+    monkeypatch.setattr(Patient, "calls", 0)
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, 1.0)
     try:
         with pytest.raises(Stopped):
-            score(table, Patient(waits=2.0), bs=2, num_workers=1)
+            score(table, Patient(), bs=2, num_workers=1)
     finally:
         signal.signal(signal.SIGALRM, before)
-    assert Patient.ended
-    rows = score(table, Patient(waits=2.0), bs=2, num_workers=1)
-    assert int(rows[0]["after"]) < int(rows[2]["after"]), "the first two were kept"
+    assert Patient.calls == 1
+    monkeypatch.setattr(Patient, "stops", False)
+    assert len(score(table, Patient(), bs=2, num_workers=1)) == 4
+    assert Patient.calls == 2, "the first batch was kept"

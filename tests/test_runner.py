@@ -413,7 +413,11 @@ pipeline_steps:
 
 
 def test_captions_are_made_of_what_the_filters_left_cleaned_and_kept(videos, tmp_path):
-    said = {"first": "The video shows A <b>Dog</b>.", "smaller": "...", "second": "A cat, and a DOG."}
+    said = {
+        "first": "The video shows A <b>Dog</b>.",
+        "smaller": "https://example.com/a",
+        "second": "A cat, and a DOG.",
+    }
     with ChatServer(answer=lambda body: said[what_it_saw(body).split()[-1]]) as server:
         captioner = f"{{api_base: {server.base}, model: {MODEL}, question: 'Which is {{id}}'}}"
         wanted = captioning_plan(videos, tmp_path, f"{{api_caption: {captioner}, clean_caption: {{}}}}")
