@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 import pytest
 
@@ -39,9 +40,15 @@ def test_every_program_is_in_the_manual_and_every_one_in_it_exists():
             assert ".".join(path.relative_to(REPO).with_suffix("").parts) in named
 
 
+@pytest.fixture(scope="module")
+def help_of(tool):
+    """What a program says to --help, asked once."""
+    return cache(lambda module: tool(module, "--help").stdout)
+
+
 @pytest.mark.parametrize("module", PROGRAMS)
-def test_every_flag_is_in_the_manual(module, tool):
-    flags = set(re.findall(r"(?<![\w-])--([a-z][a-z0-9_]+)", tool(module, "--help").stdout)) - {"help"}
+def test_every_flag_is_in_the_manual(module, help_of):
+    flags = set(re.findall(r"(?<![\w-])--([a-z][a-z0-9_]+)", help_of(module))) - {"help"}
     assert flags or module in ("tools.make_demo", "tools.pth_to_safetensors")
     absent = {flag for flag in flags if not re.search(rf"--{flag}\b", README)}
     assert not absent
@@ -53,10 +60,10 @@ def test_every_column_is_in_the_manual(scorer):
         assert f"`{column.name}`" in README, column.name
 
 
-def test_the_flags_the_manual_names_exist(tool):
+def test_the_flags_the_manual_names_exist(help_of):
     known = {"cpu", "num_processes", "nproc_per_node", "local"}  # of launchers and of hf (--local-dir)
     for module in [*PROGRAMS, "scoring.inference"]:
-        known |= set(re.findall(r"--([a-z][a-z0-9_.]+)", tool(module, "--help").stdout))
+        known |= set(re.findall(r"--([a-z][a-z0-9_.]+)", help_of(module)))
     assert set(re.findall(r"--([a-z][a-z0-9_.]+[a-z0-9_])", README)) <= known
 
 
