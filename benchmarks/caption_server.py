@@ -107,9 +107,9 @@ def main() -> None:
             same = sum(
                 alone(model, processor, ask) == text for ask, text in zip(asks, rows["text"], strict=True)
             )
-            print(
-                f"{same} of {len(rows)} captions are what the model says to the same pictures without a server"
-            )
+            captions = sum(text != "" for text in rows["text"])
+            words = "what the model says to the same pictures without a server"
+            print(f"{same} of {len(rows)} answers are {words}; {captions} of them are captions")
     machine()
 
 
