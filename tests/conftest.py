@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -49,6 +50,14 @@ def weights_table(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def published_table(monkeypatch: pytest.MonkeyPatch) -> None:
     """The table as it is published, for this process and those that it starts."""
     monkeypatch.delenv("CLIPSHEET_WEIGHTS")
+
+
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    """An address of this machine, host:port, that refuses every connection for as long as the test runs."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and never listens
+        yield f"127.0.0.1:{taken.getsockname()[1]}"
 
 
 @pytest.fixture(scope="session")

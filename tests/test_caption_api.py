@@ -217,8 +217,8 @@ def test_captions_of_other_tools_are_left_alone_if_asked_to(table, tool):
         assert sum(server.came.values()) == 6
 
 
-def test_nobody_at_the_address_is_said_before_any_work(table, tool):
-    done = tool(API, table, "--api_base", "http://127.0.0.1:9/v1", "--model", "x", code=2)
+def test_nobody_at_the_address_is_said_before_any_work(table, tool, nobody):
+    done = tool(API, table, "--api_base", f"http://{nobody}/v1", "--model", "x", code=2)
     assert "nobody answers" in done.stderr
     assert not table.with_name("m_caption_api.csv").exists()
     with ChatServer() as server:
