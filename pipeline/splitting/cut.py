@@ -59,7 +59,7 @@ from scoring.inference import SCORERS
 log = logging.getLogger(__name__)
 
 CLIPS_PER_TASK = 32  # at most; a kill costs those of a task
-TASKS_PER_WORKER = 4  # at least; each begins to decode anew
+FIRST_TASKS, LAST_TASKS = 4, 16  # a worker would have, were all of that length; each begins to decode anew
 MAX_SECONDS = 1e6  # of a source, eleven days
 MAX_CLIPS_PER_SOURCE = 100_000  # two days in clips of two seconds; more is a mistake
 CLAIM_SECONDS = 60.0  # to wait for another process that names its clips
@@ -424,7 +424,7 @@ def _cut_in_workers(
     for number in numbers:
         by_row.setdefault(plan.rows[number], []).append(number)
     workers = options.num_workers or os.cpu_count() or 1
-    groups = _groups(list(by_row.values()), plan.clips, TASKS_PER_WORKER * workers)
+    groups = _groups(list(by_row.values()), plan.clips, workers)
     paths = meta.text(frame, "path")
     tasks = ((tuple(some), (paths.iat[plan.rows[some[0]]], [plan.clips[n] for n in some])) for some in groups)
     with Watchdog(options.stall) as watchdog:
@@ -440,19 +440,25 @@ def _cut_in_workers(
             yield list(some), [made] * len(some) if isinstance(made, MediaError) else made
 
 
-def _groups(sources: Sequence[list[int]], clips: Sequence[Clip], least: int) -> list[list[int]]:
-    """The clips of each source in groups of about equal length in seconds, `least` or more in all if there are
-    as many."""
-    lengths = [np.array([clips[n].end - clips[n].start for n in some]) for some in sources]
-    total = float(sum(length.sum() for length in lengths))
-    groups = []
-    for some, length in zip(sources, lengths, strict=True):
-        parts = max(math.ceil(len(some) / CLIPS_PER_TASK), math.ceil(least * length.sum() / total))
-        middles = (np.cumsum(length) - length / 2) / length.sum()
-        at = np.searchsorted(middles, np.arange(1, parts) / parts)
-        for group in np.split(np.array(some), at):
-            pieces = math.ceil(len(group) / CLIPS_PER_TASK)
-            groups += [piece.tolist() for piece in np.array_split(group, pieces)] if pieces else []
+def _groups(sources: Sequence[list[int]], clips: Sequence[Clip], workers: int) -> list[list[int]]:
+    """The clips of each source in groups for one worker each, shorter and shorter towards the end.
+
+    So no worker is at work for long when there is nothing left for the others: guided self-scheduling
+    (Polychronopoulos and Kuck, IEEE Trans. Computers C-36, 1987).
+    """
+    left = sum(clips[n].end - clips[n].start for some in sources for n in some)
+    shortest, longest = (left / (workers * tasks) for tasks in (LAST_TASKS, FIRST_TASKS))
+    groups: list[list[int]] = []
+    for some in sources:
+        room = 0.0  # seconds
+        for n in some:
+            seconds = clips[n].end - clips[n].start
+            if n == some[0] or seconds / 2 > room or len(groups[-1]) == CLIPS_PER_TASK:
+                groups.append([])
+                room = min(longest, max(shortest, left / (2 * workers)))
+            groups[-1].append(n)
+            room -= seconds
+            left -= seconds
     return groups
 
 

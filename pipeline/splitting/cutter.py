@@ -5,14 +5,13 @@ Imports only what that takes, since every worker pays for it.
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import av
@@ -27,7 +26,6 @@ from scoring.quality.scorer import BorderFinder
 
 BORDER_FRAMES = 8
 SEAM_FRAMES = 8  # that are looked at behind the seams of a clip that was put together
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_PERTURB = -1, -3, -6  # of glibc's malloc.h
 MOVED = "begin or end elsewhere than asked, where a copy can; `clip_start` and `clip_end` say where"
 PRESETS = "ultrafast superfast veryfast faster fast medium slow slower veryslow".split()
 
@@ -116,14 +114,14 @@ class CutJob:
     def __call__(
         self, task: tuple[str, list[Clip]], allow: Callable[[float], None]
     ) -> list[Made | MediaError | OSError]:
-        _keep_freed_memory()
-        path, clips = task
+        clips.keep_freed_memory()
+        path, asked = task
         media = Media(path, root=self.root or None)
         if media.info.is_image:
             raise MediaError("no_frames", "a picture has no clips")
-        lengths = sum(clip.end - clip.start for clip in clips)
+        lengths = sum(clip.end - clip.start for clip in asked)
         allow(4 * media.info.duration + 20 * lengths)
-        parts = [self._part(media, clip) for clip in clips]
+        parts = [self._part(media, clip) for clip in asked]
         with ExitStack() as stack:
             wanted = [stack.enter_context(_aside(part)) for part in parts if isinstance(part, Part)]
             made = self._write(media, wanted)
@@ -284,19 +282,6 @@ class CutJob:
             allowed = max(2, asked // 50)
         if frames < asked - allowed:
             raise MediaError("partial", f"{frames} of {asked} frames were written")
-
-
-@cache
-def _keep_freed_memory() -> None:
-    """Have glibc keep what is freed, and fill what it gives out with zeros, as the system does.
-
-    Each encoder wants some 100 MB, and new pages cost a tenth of the time of encoding a short clip. x264 looks at
-    memory that it has not written; so what it makes would depend on what was there before.
-    """
-    with suppress(AttributeError, OSError):  # another C library
-        mallopt = ctypes.CDLL(None).mallopt
-        for parameter, value in ((M_TRIM_THRESHOLD, 1 << 30), (M_MMAP_THRESHOLD, 1 << 25), (M_PERTURB, 255)):
-            mallopt(parameter, value)
 
 
 @contextmanager
