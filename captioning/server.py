@@ -32,6 +32,7 @@ WRONG_CALL_OR_ROW = (403, 404)
 GONE = (502, 503, 504)  # said by what stands before a server, when it is not there
 #: Requests one after another, beside those under way: then nobody will answer the next ones either.
 UNANSWERED = 20
+MAX_TOKENS, MAX_COMPLETION_TOKENS = "max_tokens", "max_completion_tokens"
 NONSENSE_TRIES = 3  # of answers that are not what the protocol says
 MOST_BACKOFF = 60  # seconds between two tries
 CHECK_SECONDS = 10.0
@@ -83,6 +84,7 @@ class Server:
         self._pool = _pool(self._base, at_once)
         self._turn = threading.Lock()
         self._next_at = 0.0
+        self._limit_name = MAX_TOKENS
         self._answered = False
         self._unanswered_since = 0
         self._check()
@@ -95,15 +97,10 @@ class Server:
             Incomplete: the server has gone.
             CallError: the key is refused, or the model has gone.
         """
-        body = to_json(  # some hundred kilobytes of pictures, for which json takes milliseconds
-            {
-                "model": self._model, "messages": messages, "max_tokens": max_new_tokens, "temperature": temperature,
-                "stream": False,
-            }
-        )  # fmt: skip
+        words = {"model": self._model, "messages": messages, "temperature": temperature, "stream": False}
         why = ""
         for _ in range(NONSENSE_TRIES):
-            response = self._post(body)
+            response = self._put(words, max_new_tokens)
             if response.status in WRONG_CALL or (response.status in WRONG_CALL_OR_ROW and not self._answered):
                 raise CallError(f"{self._base}: {_said(response)}")
             if response.status != 200:
@@ -116,6 +113,16 @@ class Server:
                 start = response.data[:60].decode("utf-8", "replace")
                 why = f"{type(error).__name__}: {error}; it began with {start!r}"
         raise MediaError("bad_output", f"no answer as the protocol has it: {why}")
+
+    def _put(self, words: Mapping[str, Any], max_new_tokens: int) -> urllib3.BaseHTTPResponse:
+        """A request with its limit under the name that the server knows: OpenAI's newer models refuse the older."""
+        limit = self._limit_name
+        # Some hundred kilobytes of pictures, for which json takes milliseconds.
+        response = self._post(to_json({**words, limit: max_new_tokens}))
+        if response.status == 400 and limit == MAX_TOKENS and MAX_COMPLETION_TOKENS in _said(response):
+            self._limit_name = MAX_COMPLETION_TOKENS
+            return self._put(words, max_new_tokens)
+        return response
 
     def _post(self, body: bytes) -> urllib3.BaseHTTPResponse:
         self._wait_for_turn()

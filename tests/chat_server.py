@@ -47,7 +47,7 @@ def what_it_saw(body: dict[str, Any]) -> str:
 
 class ChatServer:
     """Listens on a free port; `behave(body, times)` says what becomes of a request that came so often: a status,
-    "cut", "nonsense", "hang", or "" for an answer.
+    "cut", "nonsense", "hang", "newer" (it wants max_completion_tokens), or "" for an answer.
 
     Attributes:
         came: how often each request did.
@@ -125,6 +125,11 @@ class ChatServer:
                     self.say(200, "<html>Please log in</html>")
                 elif isinstance(what, int):
                     self.say(what, {"error": {"message": f"no {what}"}})
+                elif what == "newer" and "max_tokens" in body:
+                    message = (
+                        "'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+                    )
+                    self.say(400, {"error": {"message": message}})
                 else:
                     with outer._lock:
                         outer.answered[key] += 1

@@ -193,6 +193,15 @@ def test_tries_are_counted_where_requests_per_minute_are_limited(table, tool):
         assert time.monotonic() - began > 1.5, "four tries, half a second apart"
 
 
+def test_models_that_know_the_limit_of_tokens_by_its_newer_name_are_asked_by_it(table, tool):
+    with ChatServer(lambda body, times: "newer") as server:
+        tool(API, *asked(server, table, "--concurrency", 1))
+        assert sum(server.came.values()) == 12 + 1, "the older name is tried once"
+    assert [row["text"] for row in read_table(table.with_name("m_caption_api.csv"))] == [
+        seen(k) for k in range(12)
+    ]
+
+
 def test_a_key_is_never_shown_nor_a_password_taken(table, tool):
     with ChatServer() as server:
         tool(API, *asked(server, table), env={"OPENAI_API_KEY": "secret\n"})
