@@ -386,26 +386,27 @@ class Media:
             aspect = float(stream.sample_aspect_ratio or 1) or 1.0
             has_audio = bool(container.streams.audio)
             container_start = (container.start_time or 0) / av.time_base
-            self._packets = _Packets(container, stream, nominal)
-        picture = next((picture for picture, _ in self._decode(None)), None)
+            packets = self._packets = _Packets(container, stream, nominal)
+            # Only in H.264 does FFmpeg call the beginning of a gradual refresh a key frame.
+            second_key = packets.key_frames[1 : 2 if codec == "h264" else 1]
+            alone = packets.decoded_alone(stream, 1 + len(second_key))
+        picture = alone.get(0) or next((picture for picture, _ in self._decode(None)), None)
         if picture is None:
             raise MediaError("decode_error", "no frame decodes")
-        # Only in H.264 does FFmpeg call the beginning of a gradual refresh a key frame.
-        second_key = self._packets.key_frames[1 : 2 if codec == "h264" else 1]
-        can_seek = not len(second_key) or any(True for _ in self._decode(second_key))
+        can_seek = not len(second_key) or 1 in alone or any(True for _ in self._decode(second_key))
         if not can_seek:
-            self._packets.join_groups()
+            packets.join_groups()
         turn = round(picture.rotation / 90) * 90 % 360
         height, width = picture.height, picture.width
         if turn % 180:
             height, width = width, height
-        seconds, duration = self._packets.seconds, self._packets.duration
+        seconds, duration = packets.seconds, packets.duration
         return MediaInfo(
             path, width, height, rotation=turn, codec=codec, frame_seconds=seconds,
             duration=duration, fps=_frame_rate(len(seconds), duration, nominal),
             pixel_aspect=aspect, has_audio=has_audio, size_bytes=self._status.st_size,
-            start_seconds=self._packets.start_seconds - container_start,
-            has_times=self._packets.stamps is not None, key_frames=self._packets.key_frames,
+            start_seconds=packets.start_seconds - container_start,
+            has_times=packets.stamps is not None, key_frames=packets.key_frames,
             can_seek=can_seek,
         )  # fmt: skip
 
@@ -691,13 +692,17 @@ class _Packets:
     """
 
     def __init__(self, container: InputContainer, stream: VideoStream, nominal_rate: float) -> None:
-        packets = []
+        packets: list[tuple[Any, ...]] = []
         cut_off = False
+        self._first_keys: dict[int, av.Packet] = {}  # by their position
         for p in _demux(container, stream):
+            if p.is_keyframe and len(self._first_keys) < 2:
+                self._first_keys[len(packets)] = p
             packets.append((p.pts, p.is_keyframe, p.is_discard, p.duration or 0))
             cut_off = p.is_corrupt
         if cut_off:  # the file ends in the middle of its last packet
             packets.pop()
+            self._first_keys.pop(len(packets), None)
         if not packets:
             raise MediaError("no_frames")
         self.tick = stream.time_base or Fraction(0)
@@ -722,6 +727,25 @@ class _Packets:
             self.duration = self.count / rate
         if not self.count:
             raise MediaError("decode_error", "no frame is shown")
+
+    def decoded_alone(self, stream: VideoStream, count: int) -> dict[int, av.VideoFrame]:
+        """Pictures of the first key frames by their number, where nothing but its packet is needed for one.
+
+        Spares what a decoder wants to see before it is sure of the order of the pictures.
+        """
+        context = stream.codec_context
+        context.options = {"max_pixels": str(MAX_PIXELS)}
+        context.thread_count = 1
+        found: dict[int, av.VideoFrame] = {}
+        for number, index in enumerate(self.key_frames[:count].tolist()):
+            packet = None if self.stamps is None else self._first_keys.get(int(self.places[index]))
+            pictures = [] if packet is None else [*_decoded(context, packet), *_decoded(context, None)]
+            context.flush_buffers()
+            for picture in pictures:
+                if not picture.is_corrupt and self.index(picture.pts) == index:
+                    found[number] = picture
+        self._first_keys.clear()
+        return found
 
     def index(self, stamp: int | None) -> int:
         """Of the shown frame with that time stamp; -1 where there is none."""
