@@ -441,25 +441,27 @@ def _cut_in_workers(
 
 
 def _groups(sources: Sequence[list[int]], clips: Sequence[Clip], workers: int) -> list[list[int]]:
-    """The clips of each source in groups for one worker each, shorter and shorter towards the end.
+    """The clips of each source in groups for one worker each, long ones first.
 
-    So no worker is at work for long when there is nothing left for the others: guided self-scheduling
-    (Polychronopoulos and Kuck, IEEE Trans. Computers C-36, 1987).
+    So no worker is at work for long when there is nothing left for the others: groups get shorter and shorter
+    (guided self-scheduling: Polychronopoulos and Kuck, IEEE Trans. Computers C-36, 1987), and the longest is
+    taken next (Graham, SIAM J. Appl. Math. 17, 1969).
     """
     left = sum(clips[n].end - clips[n].start for some in sources for n in some)
     shortest, longest = (left / (workers * tasks) for tasks in (LAST_TASKS, FIRST_TASKS))
     groups: list[list[int]] = []
     for some in sources:
-        room = 0.0  # seconds
+        group: list[int] = []
+        taken = room = 0.0  # seconds
         for n in some:
             seconds = clips[n].end - clips[n].start
-            if n == some[0] or seconds / 2 > room or len(groups[-1]) == CLIPS_PER_TASK:
-                groups.append([])
-                room = min(longest, max(shortest, left / (2 * workers)))
-            groups[-1].append(n)
-            room -= seconds
+            if not group or taken + seconds / 2 > room or len(group) == CLIPS_PER_TASK:
+                room, taken, group = min(longest, max(shortest, left / (2 * workers))), 0.0, []
+                groups.append(group)
+            group.append(n)
+            taken += seconds
             left -= seconds
-    return groups
+    return sorted(groups, key=lambda group: -sum(clips[n].end - clips[n].start for n in group))
 
 
 def _write(
