@@ -41,7 +41,7 @@ class CaptionApi(Captioner):
     media: str = option("images", "how frames are sent", choices=("images", "video"))
     num_frames: int = option(8, "frames that are sent", ge=1)
     shorter_size: int = option(448, "pixels of the short side at most", ge=16)
-    temperature: float = option(0.0, "0: the likeliest answer", ge=0, le=2)
+    temperature: float = option(0.0, "0: the likeliest answer; some models take 1 only", ge=0, le=2)
     concurrency: int = option(16, "requests under way at once", ge=1, le=1024)
     retries: int = option(8, "times that a request is put again", ge=0)
     request_seconds: float = option(120.0, "to wait for an answer", gt=0)

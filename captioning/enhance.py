@@ -62,7 +62,9 @@ class Enhance(Scorer):
     )
     prompt_file: str = option("", "YAML with prompts of your own: name: text")
     max_new_tokens: int = option(400, "tokens of a caption at most", ge=1)
-    temperature: float = option(0.0, "of a server; 0: the likeliest answer", ge=0, le=2)
+    temperature: float = option(
+        0.0, "of a server; 0: the likeliest answer; some models take 1 only", ge=0, le=2
+    )
     concurrency: int = option(16, "requests under way at once", ge=1, le=1024)
     retries: int = option(8, "times that a request is put again", ge=0)
     request_seconds: float = option(120.0, "to wait for an answer", gt=0)

@@ -97,10 +97,10 @@ class Server:
             Incomplete: the server has gone.
             CallError: the key is refused, or the model has gone.
         """
-        words = {"model": self._model, "messages": messages, "temperature": temperature, "stream": False}
+        request = {"model": self._model, "messages": messages, "temperature": temperature, "stream": False}
         why = ""
         for _ in range(NONSENSE_TRIES):
-            response = self._put(words, max_new_tokens)
+            response = self._post_limited(request, max_new_tokens)
             if response.status in WRONG_CALL or (response.status in WRONG_CALL_OR_ROW and not self._answered):
                 raise CallError(f"{self._base}: {_said(response)}")
             if response.status != 200:
@@ -114,14 +114,16 @@ class Server:
                 why = f"{type(error).__name__}: {error}; it began with {start!r}"
         raise MediaError("bad_output", f"no answer as the protocol has it: {why}")
 
-    def _put(self, words: Mapping[str, Any], max_new_tokens: int) -> urllib3.BaseHTTPResponse:
-        """A request with its limit under the name that the server knows: OpenAI's newer models refuse the older."""
+    def _post_limited(self, request: Mapping[str, Any], max_new_tokens: int) -> urllib3.BaseHTTPResponse:
+        """A request with its limit under the name that the server takes: OpenAI's newer models refuse the older."""
         limit = self._limit_name
-        # Some hundred kilobytes of pictures, for which json takes milliseconds.
-        response = self._post(to_json({**words, limit: max_new_tokens}))
-        if response.status == 400 and limit == MAX_TOKENS and MAX_COMPLETION_TOKENS in _said(response):
+        # pydantic's JSON: pictures are some hundred kilobytes, for which json takes milliseconds.
+        response = self._post(to_json({**request, limit: max_new_tokens}))
+        said = response.data.decode("utf-8", "replace").lower()
+        refused = response.status == 400 and ("unsupported" in said or "not supported" in said)
+        if refused and limit == MAX_TOKENS and MAX_COMPLETION_TOKENS in said:
             self._limit_name = MAX_COMPLETION_TOKENS
-            return self._put(words, max_new_tokens)
+            return self._post_limited(request, max_new_tokens)
         return response
 
     def _post(self, body: bytes) -> urllib3.BaseHTTPResponse:

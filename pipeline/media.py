@@ -386,14 +386,15 @@ class Media:
             aspect = float(stream.sample_aspect_ratio or 1) or 1.0
             has_audio = bool(container.streams.audio)
             container_start = (container.start_time or 0) / av.time_base
-            packets = self._packets = _Packets(container, stream, nominal)
             # Only in H.264 does FFmpeg call the beginning of a gradual refresh a key frame.
-            second_key = packets.key_frames[1 : 2 if codec == "h264" else 1]
-            alone = packets.decoded_alone(stream, 1 + len(second_key))
+            looked_at = 2 if codec == "h264" else 1
+            packets = self._packets = _Packets(container, stream, nominal, looked_at)
+            alone = packets.decoded_alone(stream)
+        second_key = packets.key_frames[1:looked_at]
         picture = alone.get(0) or next((picture for picture, _ in self._decode(None)), None)
         if picture is None:
             raise MediaError("decode_error", "no frame decodes")
-        can_seek = not len(second_key) or 1 in alone or any(True for _ in self._decode(second_key))
+        can_seek = all(k in alone for k in second_key) or any(True for _ in self._decode(second_key))
         if not can_seek:
             packets.join_groups()
         turn = round(picture.rotation / 90) * 90 % 360
@@ -592,9 +593,7 @@ class Media:
         pick = _Picker(packets, np.arange(packets.count) if wanted is None else wanted)
         with _container(self._real) as container:
             stream = _video_stream(container)
-            context = stream.codec_context
-            context.options = {"max_pixels": str(MAX_PIXELS)}
-            context.thread_count = 1
+            context = _decoder(stream)
             group, feeding = -1, False
             for position, packet in self._stored(container, stream, pick):
                 if position in packets.group_at:
@@ -691,12 +690,14 @@ class _Packets:
             in which case frames are counted and timed by the nominal rate.
     """
 
-    def __init__(self, container: InputContainer, stream: VideoStream, nominal_rate: float) -> None:
+    def __init__(
+        self, container: InputContainer, stream: VideoStream, nominal_rate: float, keys_kept: int
+    ) -> None:
         packets: list[tuple[Any, ...]] = []
         cut_off = False
         self._first_keys: dict[int, av.Packet] = {}  # by their position
         for p in _demux(container, stream):
-            if p.is_keyframe and len(self._first_keys) < 2:
+            if p.is_keyframe and len(self._first_keys) < keys_kept:
                 self._first_keys[len(packets)] = p
             packets.append((p.pts, p.is_keyframe, p.is_discard, p.duration or 0))
             cut_off = p.is_corrupt
@@ -728,22 +729,21 @@ class _Packets:
         if not self.count:
             raise MediaError("decode_error", "no frame is shown")
 
-    def decoded_alone(self, stream: VideoStream, count: int) -> dict[int, av.VideoFrame]:
-        """Pictures of the first key frames by their number, where nothing but its packet is needed for one.
+    def decoded_alone(self, stream: VideoStream) -> dict[int, av.VideoFrame]:
+        """Pictures of the first key frames by their index, of those whose packet alone is enough to decode them.
 
-        Spares what a decoder wants to see before it is sure of the order of the pictures.
+        To be called once, with the file still open: spares opening it again and decoding the frames behind them.
         """
-        context = stream.codec_context
-        context.options = {"max_pixels": str(MAX_PIXELS)}
-        context.thread_count = 1
+        context = _decoder(stream)
         found: dict[int, av.VideoFrame] = {}
-        for number, index in enumerate(self.key_frames[:count].tolist()):
+        for index in self.key_frames[: len(self._first_keys)].tolist():
             packet = None if self.stamps is None else self._first_keys.get(int(self.places[index]))
-            pictures = [] if packet is None else [*_decoded(context, packet), *_decoded(context, None)]
-            context.flush_buffers()
-            for picture in pictures:
+            if packet is None:
+                continue
+            for picture in (*_decoded(context, packet), *_decoded(context, None)):
                 if not picture.is_corrupt and self.index(picture.pts) == index:
-                    found[number] = picture
+                    found[index] = picture
+            context.flush_buffers()
         self._first_keys.clear()
         return found
 
@@ -885,6 +885,14 @@ def _video_stream(container: InputContainer) -> VideoStream:
             raise MediaError("no_frames", "no picture size")
         return stream
     raise MediaError("no_video")
+
+
+def _decoder(stream: VideoStream) -> av.VideoCodecContext:
+    """The decoder of a stream, with one thread: the workers use the cores."""
+    context = stream.codec_context
+    context.options = {"max_pixels": str(MAX_PIXELS)}
+    context.thread_count = 1
+    return context
 
 
 def _demux(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:

@@ -125,7 +125,7 @@ class ChatServer:
                     self.say(200, "<html>Please log in</html>")
                 elif isinstance(what, int):
                     self.say(what, {"error": {"message": f"no {what}"}})
-                elif what == "newer" and "max_tokens" in body:
+                elif what == "newer" and ("max_tokens" in body or "max_completion_tokens" not in body):
                     message = (
                         "'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
                     )
@@ -133,7 +133,8 @@ class ChatServer:
                 else:
                     with outer._lock:
                         outer.answered[key] += 1
-                    choice = {"message": {"content": outer.answer(body)}, "finish_reason": what or "stop"}
+                    reason = "length" if what == "length" else "stop"
+                    choice = {"message": {"content": outer.answer(body)}, "finish_reason": reason}
                     self.say(200, {"choices": [choice]})
 
             def say(self, status: int, content: Any) -> None:

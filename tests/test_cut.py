@@ -20,8 +20,8 @@ import pytest
 from pipeline.errors import CallError, Incomplete, StorageError
 from pipeline.media import Media
 from pipeline.run import RunOptions
-from pipeline.splitting.cut import cut
-from pipeline.splitting.cutter import Cutting
+from pipeline.splitting.cut import CLIPS_PER_TASK, FIRST_TASKS, LAST_TASKS, _groups, cut
+from pipeline.splitting.cutter import Clip, Cutting
 from pipeline.store import working_on
 from tests import footage
 from tests.conftest import Tool, read_table, write_table
@@ -588,14 +588,14 @@ def test_a_clip_does_not_depend_on_what_is_cut_beside_it(tmp_path: Path) -> None
     assert len(set(found)) == 1
 
 
-@pytest.mark.parametrize("width", [320, 640])
+@pytest.mark.parametrize("width", [320, 634, 640])  # 20 and 40 macroblocks
 def test_a_clip_does_not_depend_on_what_memory_held_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:
     made = []
     frames = footage.shots(5, 6, seconds=2)
     path = footage.encode(tmp_path / "a.mp4", frames, "-vf", f"scale={width}:240", "-preset", "fast")
-    for filling in ("1", "85", "254"):  # what glibc fills new memory with, if nobody says otherwise
+    for filling in ("1", "85", "255"):  # what glibc fills new memory with, if nobody says otherwise
         monkeypatch.setenv("GLIBC_TUNABLES", f"glibc.malloc.perturb={filling}")
         folder = tmp_path / filling
         folder.mkdir()
@@ -603,6 +603,25 @@ def test_a_clip_does_not_depend_on_what_memory_held_before(
         cut([str(table)], Cutting(str(folder / "out")), RunOptions(num_workers=1))
         made.append((folder / "out" / "a_scene-0.mp4").read_bytes())
     assert len(set(made)) == 1
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_clip_is_in_one_task_and_tasks_get_shorter(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    sources, clips = [], []
+    for count in rng.integers(1, 120, rng.integers(1, 12)).tolist():
+        sources.append(list(range(len(clips), len(clips) + count)))
+        clips += [Clip("", 0.0, seconds) for seconds in rng.exponential(rng.choice([0, 3, 60]), count)]
+    workers = int(rng.integers(1, 17))
+    groups = _groups(sources, clips, workers)
+    assert sorted(n for group in groups for n in group) == list(range(len(clips)))
+    assert max(map(len, groups)) <= CLIPS_PER_TASK
+    source_of = {n: k for k, some in enumerate(sources) for n in some}
+    assert all(len({source_of[n] for n in group}) == 1 and group == sorted(group) for group in groups)
+    lengths = [sum(clips[n].end for n in group) for group in groups]
+    longest = max(clip.end for clip in clips)
+    assert all(length <= sum(lengths) / (FIRST_TASKS * workers) + longest for length in lengths)
+    assert lengths[-1] <= sum(lengths) / (LAST_TASKS * workers) + longest
 
 
 def test_a_clip_behind_a_change_of_size_has_the_size_of_the_others(tmp_path: Path) -> None:

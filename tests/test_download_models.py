@@ -240,9 +240,9 @@ def test_absent_from_the_server_is_said_at_once(place):
         assert "the server says 404 Not Found" in line and len(server.ranges) == 1
 
 
-@pytest.mark.parametrize("host", ["", "no.such.host.invalid"])
+@pytest.mark.parametrize("host", ["nobody", "no.such.host.invalid"])
 def test_offline_is_one_line_that_says_what_to_put_where(place, nobody, host):
-    host = host or nobody
+    host = nobody if host == "nobody" else host
     _, err = place.table(f"http://{host}/w.bin").run("net", code=2)
     assert re.fullmatch(
         rf"error: http://{host}/w\.bin: cannot be reached \(.*\); fetch it elsewhere and put it at "

@@ -102,10 +102,10 @@ def keep_freed_memory() -> None:
 
 
 def _clear_new_memory() -> None:
-    """Have glibc fill what it gives out with zeros, as the system does with new pages.
+    """Have glibc fill what it gives out from now on with zeros, as the system does with new pages.
 
-    x264 has macroblocks of the lookahead weighted 8 at a time where there is AVX-512, and reads past the end of
-    a row with another number of them: what it makes would depend on what the memory held before.
+    x264's mbtree_propagate_list_internal_avx512 takes 8 macroblocks at once, and so reads past the end of a row
+    with another number of them: what it makes would depend on what the memory held before.
     """
     _set_malloc(M_PERTURB, 255)
 
@@ -212,7 +212,8 @@ class FrameEncoder:
             for name in ("color_range", "colorspace", "color_primaries", "color_trc"):
                 setattr(context, name, getattr(picture, name))
             context.thread_count = 1
-            if math.ceil(picture.width / MACROBLOCK) % MACROBLOCKS_AT_ONCE:
+            x264 = self._coding.encoder == "libx264"
+            if x264 and math.ceil(picture.width / MACROBLOCK) % MACROBLOCKS_AT_ONCE:
                 _clear_new_memory()
             context.options = dict(self._coding.options)
             context.flags |= Flags.global_header

@@ -59,7 +59,7 @@ from scoring.inference import SCORERS
 log = logging.getLogger(__name__)
 
 CLIPS_PER_TASK = 32  # at most; a kill costs those of a task
-FIRST_TASKS, LAST_TASKS = 4, 16  # a worker would have, were all of that length; each begins to decode anew
+FIRST_TASKS, LAST_TASKS = 4, 16  # per worker, if all were as long as the first, as the last
 MAX_SECONDS = 1e6  # of a source, eleven days
 MAX_CLIPS_PER_SOURCE = 100_000  # two days in clips of two seconds; more is a mistake
 CLAIM_SECONDS = 60.0  # to wait for another process that names its clips
@@ -441,27 +441,29 @@ def _cut_in_workers(
 
 
 def _groups(sources: Sequence[list[int]], clips: Sequence[Clip], workers: int) -> list[list[int]]:
-    """The clips of each source in groups for one worker each, long ones first.
+    """The clips of each source in groups, each for one worker.
 
-    So no worker is at work for long when there is nothing left for the others: groups get shorter and shorter
-    (guided self-scheduling: Polychronopoulos and Kuck, IEEE Trans. Computers C-36, 1987), and the longest is
-    taken next (Graham, SIAM J. Appl. Math. 17, 1969).
+    So that no worker is at work for long when nothing is left for the others, groups get shorter and shorter
+    (guided self-scheduling: Polychronopoulos and Kuck, IEEE Trans. Computers C-36, 1987), and of the shortest, at
+    the end, the longest is taken next (Graham, SIAM J. Appl. Math. 17, 1969). Before them, the groups of a source
+    follow each other, which each read all of it.
     """
-    left = sum(clips[n].end - clips[n].start for some in sources for n in some)
+    lengths = [clip.end - clip.start for clip in clips]
+    left = sum(lengths[n] for some in sources for n in some)
     shortest, longest = (left / (workers * tasks) for tasks in (LAST_TASKS, FIRST_TASKS))
     groups: list[list[int]] = []
+    last: list[list[int]] = []
     for some in sources:
         group: list[int] = []
         taken = room = 0.0  # seconds
         for n in some:
-            seconds = clips[n].end - clips[n].start
-            if not group or taken + seconds / 2 > room or len(group) == CLIPS_PER_TASK:
+            if not group or taken + lengths[n] / 2 > room or len(group) == CLIPS_PER_TASK:
                 room, taken, group = min(longest, max(shortest, left / (2 * workers))), 0.0, []
-                groups.append(group)
+                (groups if room > shortest else last).append(group)
             group.append(n)
-            taken += seconds
-            left -= seconds
-    return sorted(groups, key=lambda group: -sum(clips[n].end - clips[n].start for n in group))
+            taken += lengths[n]
+            left -= lengths[n]
+    return groups + sorted(last, key=lambda group: -sum(lengths[n] for n in group))
 
 
 def _write(
