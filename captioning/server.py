@@ -119,11 +119,11 @@ class Server:
         limit = self._limit_name
         # pydantic's JSON: pictures are some hundred kilobytes, for which json takes milliseconds.
         response = self._post(to_json({**request, limit: max_new_tokens}))
-        said = response.data.decode("utf-8", "replace").lower()
-        refused = response.status == 400 and ("unsupported" in said or "not supported" in said)
-        if refused and limit == MAX_TOKENS and MAX_COMPLETION_TOKENS in said:
-            self._limit_name = MAX_COMPLETION_TOKENS
-            return self._post_limited(request, max_new_tokens)
+        if response.status == 400 and limit == MAX_TOKENS:
+            said = response.data.decode("utf-8", "replace").lower()
+            if MAX_COMPLETION_TOKENS in said and ("unsupported" in said or "not supported" in said):
+                self._limit_name = MAX_COMPLETION_TOKENS
+                return self._post_limited(request, max_new_tokens)
         return response
 
     def _post(self, body: bytes) -> urllib3.BaseHTTPResponse:
