@@ -8,7 +8,9 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -18,6 +20,7 @@ import numpy as np
 from tests import footage
 
 MODEL = "tiny-vl"
+NEWER = "'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
 
 
 def numbers_seen(body: dict[str, Any]) -> list[int]:
@@ -69,7 +72,7 @@ class ChatServer:
         self.most = self._now = 0
         self.gone = False
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), partial(Handler, self))
         self._server.daemon_threads = True
         self.base = f"http://127.0.0.1:{self._server.server_port}/v1"
 
@@ -82,66 +85,73 @@ class ChatServer:
         self._server.shutdown()
         self._server.server_close()
 
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
-        outer = self
+    @contextmanager
+    def request(self, key: str, authorization: str | None) -> Iterator[None]:
+        """A request is under way."""
+        with self._lock:
+            self.came[key] += 1
+            self.keys.add(authorization)
+            self._now += 1
+            self.most = max(self.most, self._now)
+        yield
+        with self._lock:
+            self._now -= 1
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
+    def reply(self, key: str, body: dict[str, Any], what: int | str) -> tuple[int, Any]:
+        """Status and content of what is said to a request."""
+        if what == "nonsense":
+            return 200, "<html>Please log in</html>"
+        if isinstance(what, int):
+            return what, {"error": {"message": f"no {what}"}}
+        if what == "newer" and ("max_tokens" in body or "max_completion_tokens" not in body):
+            return 400, {"error": {"message": NEWER}}
+        with self._lock:
+            self.answered[key] += 1
+        reason = "length" if what == "length" else "stop"
+        return 200, {"choices": [{"message": {"content": self.answer(body)}, "finish_reason": reason}]}
 
-            def log_message(self, *_: object) -> None:
-                """Say nothing."""
 
-            def do_GET(self) -> None:
-                if outer.gone:
-                    self.close_connection = True
-                    return
-                self.say(200, {"data": [{"id": MODEL}]})
+class Handler(BaseHTTPRequestHandler):
+    """One connection to a ChatServer."""
 
-            def do_POST(self) -> None:
-                data = self.rfile.read(int(self.headers["Content-Length"]))
-                if outer.gone:
-                    self.close_connection = True
-                    return
-                body = json.loads(data)
-                key = hashlib.sha256(data).hexdigest()
-                with outer._lock:
-                    outer.came[key] += 1
-                    outer.keys.add(self.headers.get("Authorization"))
-                    outer._now += 1
-                    outer.most = max(outer.most, outer._now)
-                time.sleep(outer.seconds)
-                with outer._lock:
-                    outer._now -= 1
-                what = outer.behave(body, outer.came[key])
-                if what == "cut":
-                    self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{")
-                    self.wfile.flush()
-                    self.connection.close()
-                    self.close_connection = True
-                elif what == "hang":
-                    time.sleep(3)
-                    self.close_connection = True
-                elif what == "nonsense":
-                    self.say(200, "<html>Please log in</html>")
-                elif isinstance(what, int):
-                    self.say(what, {"error": {"message": f"no {what}"}})
-                elif what == "newer" and ("max_tokens" in body or "max_completion_tokens" not in body):
-                    message = (
-                        "'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
-                    )
-                    self.say(400, {"error": {"message": message}})
-                else:
-                    with outer._lock:
-                        outer.answered[key] += 1
-                    reason = "length" if what == "length" else "stop"
-                    choice = {"message": {"content": outer.answer(body)}, "finish_reason": reason}
-                    self.say(200, {"choices": [choice]})
+    protocol_version = "HTTP/1.1"
 
-            def say(self, status: int, content: Any) -> None:
-                data = (content if isinstance(content, str) else json.dumps(content)).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
+    def __init__(self, chat: ChatServer, *arguments: Any) -> None:
+        self.chat = chat
+        super().__init__(*arguments)
 
-        return Handler
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+    def do_GET(self) -> None:
+        if self.chat.gone:
+            self.close_connection = True
+            return
+        self.say(200, {"data": [{"id": MODEL}]})
+
+    def do_POST(self) -> None:
+        data = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.chat.gone:
+            self.close_connection = True
+            return
+        body, key = json.loads(data), hashlib.sha256(data).hexdigest()
+        with self.chat.request(key, self.headers.get("Authorization")):
+            time.sleep(self.chat.seconds)
+        what = self.chat.behave(body, self.chat.came[key])
+        if what == "cut":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{")
+            self.wfile.flush()
+            self.connection.close()
+            self.close_connection = True
+        elif what == "hang":
+            time.sleep(3)
+            self.close_connection = True
+        else:
+            self.say(*self.chat.reply(key, body, what))
+
+    def say(self, status: int, content: Any) -> None:
+        data = (content if isinstance(content, str) else json.dumps(content)).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
