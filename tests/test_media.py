@@ -1,4 +1,4 @@
-"""What media.py says of a file, and that the pictures it gives are the ones that a player shows."""
+"""What pipeline.media says of a file, and that the pictures it gives are the ones that a player shows."""
 
 from __future__ import annotations
 

@@ -1,0 +1,13 @@
+"""Videos and pictures: the only package that opens one.
+
+A file is opened by its content, never by its name, and only as what it is: no playlist, script or
+URL is followed. Times are seconds since the first shown frame, taken from the presentation time
+stamps, so that variable frame rates, edit lists and streams that start late are exact.
+"""
+
+from pipeline.media.decode import MAX_BAD_RATIO, READERS, Media
+from pipeline.media.frame import Frame, fit
+from pipeline.media.info import EVERY_FRAME, MediaInfo
+from pipeline.media.paths import check_path
+
+__all__ = ["EVERY_FRAME", "MAX_BAD_RATIO", "READERS", "Frame", "Media", "MediaInfo", "check_path", "fit"]
