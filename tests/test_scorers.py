@@ -404,11 +404,15 @@ def test_scoring_inference_refuses_a_flag_of_a_scorer_that_does_not_run(tmp_path
     assert "--ocr.num_boxes" in done.stderr
 
 
-def test_ffmpeg_is_found_without_one_on_the_path(monkeypatch):
-    monkeypatch.setenv("PATH", "")
+def test_the_ffmpeg_of_the_package_is_taken_whatever_is_on_the_path(monkeypatch, tmp_path):
+    old = tmp_path / "ffmpeg"
+    old.write_text("#!/bin/sh\nexit 1\n")
+    old.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
     ffmpeg.program.cache_clear()
     try:
         assert os.access(ffmpeg.program(), os.X_OK)
+        assert ffmpeg.program() != str(old)
     finally:
         ffmpeg.program.cache_clear()
 

@@ -1,4 +1,6 @@
-"""The ffmpeg program that renders the demo's videos: the one on PATH, or the one inside imageio-ffmpeg.
+"""The ffmpeg program that renders the demo's videos: the one inside imageio-ffmpeg, or the one on PATH.
+
+The one inside the package comes first: it is the same on every machine, and distributions carry old ones.
 
 The pipeline itself needs none: it reads and writes videos by the FFmpeg inside PyAV.
 """
@@ -18,12 +20,12 @@ def program() -> str:
     Raises:
         CallError: there is none.
     """
-    path = shutil.which("ffmpeg")
-    if path is not None:
-        return path
     try:
         import imageio_ffmpeg
 
         return str(imageio_ffmpeg.get_ffmpeg_exe())
-    except (ImportError, RuntimeError) as error:
-        raise CallError("no ffmpeg on PATH: pip install imageio-ffmpeg") from error
+    except (ImportError, RuntimeError):
+        path = shutil.which("ffmpeg")
+    if path is None:
+        raise CallError("no ffmpeg program: pip install imageio-ffmpeg")
+    return path
