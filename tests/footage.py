@@ -219,13 +219,13 @@ def mpeg4_avi(path: Path) -> Made:
 
 
 def two_videos(path: Path) -> Made:
-    """The second stream is larger, numbered from 500 and marked as the default."""
+    """The second stream is larger, numbered from 500 and marked as the default: players show that one."""
     first = numbered(path.with_name(f"first_{path.name}"), 30)
     second = path.with_name(f"second_{path.name}")
-    encode(second, (picture(500 + n, 480, 640) for n in range(20)))
+    encode(second, (cv2.resize(picture(500 + n), (640, 480)) for n in range(20)))
     streams = ("-map", "0:v", "-map", "1:v", "-disposition:0", "0", "-disposition:1", "default")
     ffmpeg_run("-i", f"file:{first}", "-i", f"file:{second}", *streams, "-c", "copy", f"file:{path}")
-    return evenly(path, range(30))
+    return evenly(path, range(500, 520), height=480, width=640)
 
 
 def cover_art(path: Path) -> Made:

@@ -73,19 +73,33 @@ def opened(real_path: str) -> InputContainer:
 
 
 def video_stream(container: InputContainer) -> VideoStream:
-    """The first video stream that is not a cover picture."""
-    for stream in container.streams.video:
-        if int(stream.disposition) & ATTACHED_PICTURE:
-            continue
-        context = stream.codec_context
-        if context is None or context.name not in CODECS:
-            raise MediaError("format_not_allowed", f"codec {context and context.name}")
-        if context.width * context.height > MAX_PIXELS:
-            raise MediaError("too_large", f"{context.width}x{context.height}")
-        if not context.width * context.height:
-            raise MediaError("no_frames", "no picture size")
-        return stream
-    raise MediaError("no_video")
+    """The video stream that FFmpeg takes of several (av_find_best_stream), never a cover picture.
+
+    Raises:
+        MediaError: there is none, or its codec or size is not read here.
+    """
+    stream = container.streams.best("video")
+    if not isinstance(stream, VideoStream) or _is_cover(stream):
+        stream = next(iter(video_streams(container)), None)
+    if stream is None:
+        raise MediaError("no_video")
+    context = stream.codec_context
+    if context is None or context.name not in CODECS:
+        raise MediaError("format_not_allowed", f"codec {context and context.name}")
+    if context.width * context.height > MAX_PIXELS:
+        raise MediaError("too_large", f"{context.width}x{context.height}")
+    if not context.width * context.height:
+        raise MediaError("no_frames", "no picture size")
+    return stream
+
+
+def video_streams(container: InputContainer) -> list[VideoStream]:
+    """All video streams that are no cover pictures."""
+    return [stream for stream in container.streams.video if not _is_cover(stream)]
+
+
+def _is_cover(stream: VideoStream) -> bool:
+    return bool(int(stream.disposition) & ATTACHED_PICTURE)
 
 
 def decoder_of(stream: VideoStream) -> av.VideoCodecContext:

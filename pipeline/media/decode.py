@@ -19,10 +19,20 @@ from av.video.stream import VideoStream
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.errors import MediaError
-from pipeline.media.container import MAX_PIXELS, decoded, decoder_of, demuxed, heard, opened, video_stream
-from pipeline.media.frame import Frame
+from pipeline.media import bitstream
+from pipeline.media.container import (
+    MAX_PIXELS,
+    decoded,
+    decoder_of,
+    demuxed,
+    heard,
+    opened,
+    video_stream,
+    video_streams,
+)
+from pipeline.media.frame import Frame, orientation
 from pipeline.media.info import MediaInfo, frame_rate
-from pipeline.media.packets import Packets, Picker
+from pipeline.media.packets import CHECKED_PACKETS, FalseKey, Packets, Picker
 from pipeline.media.paths import check_path
 
 #: What decodes. decord only on wish: it returns wrong frames where an edit list hides some, fails on
@@ -63,8 +73,14 @@ class Media:
         self._real, self._status = check_path(path, root)
         self._reader = reader
         self._image: np.ndarray | None = None
-        self._packets: Packets | None = None
+        self._packets: Packets | None = None  # of a video
         self.info = self._open_image(path) or self._open_video(path)
+
+    @property
+    def _index(self) -> Packets:
+        """The packets of a video."""
+        assert self._packets is not None
+        return self._packets
 
     def check_unchanged(self) -> None:
         """Raise MediaError `changed` if the file is no longer the one that was opened."""
@@ -100,35 +116,100 @@ class Media:
     def _open_video(self, path: str) -> MediaInfo:
         with opened(self._real) as container:
             stream = video_stream(container)
-            codec = stream.codec_context.codec.canonical_name
+            context = stream.codec_context
+            codec = context.codec.canonical_name
             nominal = float(stream.average_rate or stream.guessed_rate or 0)
             aspect = float(stream.sample_aspect_ratio or 1) or 1.0
             has_audio = bool(container.streams.audio)
             container_start = (container.start_time or 0) / av.time_base
-            # Only in H.264 does FFmpeg call the beginning of a gradual refresh a key frame.
-            looked_at = 2 if codec == "h264" else 1
-            packets = self._packets = Packets(container, stream, nominal, looked_at)
-            alone = packets.decoded_alone(stream)
-        second_key = packets.key_frames[1:looked_at]
-        picture = alone.get(0) or next((picture for picture, _ in self._decode(None)), None)
+            packets = Packets(container, stream, nominal)
+            alone = packets.alone(stream)
+            streams = len(video_streams(container))
+        packets, picture = self._checked(packets, alone)
         if picture is None:
             raise MediaError("decode_error", "no frame decodes")
-        can_seek = all(k in alone for k in second_key) or any(True for _ in self._decode(second_key))
-        if not can_seek:
-            packets.join_groups()
-        turn = round(picture.rotation / 90) * 90 % 360
+        self._packets = packets
+        turn, mirrored = orientation(picture)
         height, width = picture.height, picture.width
         if turn % 180:
             height, width = width, height
-        seconds, duration = packets.seconds, packets.duration
         return MediaInfo(
-            path, width, height, rotation=turn, codec=codec, frame_seconds=seconds,
-            duration=duration, fps=frame_rate(len(seconds), duration, nominal),
+            path, width, height, rotation=turn, mirrored=mirrored, codec=codec, frame_seconds=packets.seconds,
+            duration=packets.duration, fps=frame_rate(packets.count, packets.duration, nominal),
             pixel_aspect=aspect, has_audio=has_audio, size_bytes=self._status.st_size,
             start_seconds=packets.start_seconds - container_start,
             has_times=packets.stamps is not None, key_frames=packets.key_frames,
-            can_seek=can_seek,
+            can_seek=packets.can_seek, can_copy=packets.places is not None, video_streams=streams,
         )  # fmt: skip
+
+    def _checked(
+        self, packets: Packets, alone: dict[int, av.VideoFrame | None]
+    ) -> tuple[Packets, av.VideoFrame | None]:
+        """The packets, read another way where decoding shows that the container's word does not hold, and the
+        first picture."""
+        if packets.has_placeholders:
+            packets = self._without_placeholders(packets)
+        second = packets.second_key
+        if packets.begins_late and 0 in alone:
+            packets = self._regrouped(packets.from_the_first())
+        elif second is not None and not self._is_true_key(packets, second, alone):
+            packets = self._regrouped(packets)
+        if packets.doubtful and not self._in_order(packets):
+            packets = self._regrouped(packets.counted())
+        first = alone.get(packets.first_number)
+        return packets, first or next((picture for picture, _ in self._decode(packets, None)), None)
+
+    def _is_true_key(self, packets: Packets, number: int, alone: dict[int, av.VideoFrame | None]) -> bool:
+        """Whether decoding can begin at a packet that is flagged as a key frame.
+
+        Args:
+            alone: as Packets.alone() gives it.
+        """
+        if number not in alone:
+            index = packets.index_at(number)
+            return any(packets.is_key(picture) for picture, _ in self._decode(packets, np.array([index])))
+        picture = alone[number]
+        if picture is None or picture.pict_type or number >= CHECKED_PACKETS:
+            return True
+        # The decoder does not tell kinds of pictures: compare with what comes out in company.
+        straight = (other for other in self._decoded_first(number + 1) if other.pts == number)
+        return all(_equal(picture, other) for other in straight)
+
+    def _in_order(self, packets: Packets) -> bool:
+        """Whether the first frames come out of the decoder in the order of their time stamps."""
+        came = -1
+        for picture in self._decoded_first(CHECKED_PACKETS):
+            index = packets.index_at(picture.pts) if picture.pts is not None else -1
+            if 0 <= index < came:
+                return False
+            came = max(came, index)
+        return True
+
+    def _decoded_first(self, count: int) -> Iterator[av.VideoFrame]:
+        """The pictures of the first packets as they come out of the decoder, numbered by their packets."""
+        with opened(self._real) as container:
+            stream = video_stream(container)
+            context = decoder_of(stream)
+            for number, packet in enumerate(itertools.islice(demuxed(container, stream), count)):
+                packet.pts = number
+                yield from decoded(context, packet)
+
+    def _without_placeholders(self, packets: Packets) -> Packets:
+        """Packets of MPEG-4 without those that only hold the place of a picture."""
+        with opened(self._real) as container:
+            vops = bitstream.Vops()
+            hidden = [vops.hides(packet) for packet in demuxed(container, video_stream(container))]
+        return packets.with_placeholders(hidden[: packets.total], vops.packed)
+
+    def _regrouped(self, packets: Packets) -> Packets:
+        """Packets whose flags of key frames do not hold, in groups that begin where their own bits say so."""
+        with opened(self._real) as container:
+            stream = video_stream(container)
+            codec, extradata = stream.codec_context.codec.canonical_name, stream.codec_context.extradata
+            begins = bitstream.holds_key if packets.places is not None else bitstream.begins_closed
+            coming = enumerate(demuxed(container, stream))
+            keys = [number for number, packet in coming if begins(codec, bytes(packet), extradata)]
+        return packets.grouped_at(keys)
 
     def frames(
         self, wanted: Iterable[int] | None = None, needed: np.ndarray | None = None
@@ -150,7 +231,11 @@ class Media:
             needed = None
         if asked is not None and not len(asked):
             return
-        pictures = self._decode_by_decord(asked) if self._reader == "decord" else self._decode(asked, needed)
+        pictures = (
+            self._decode_by_decord(asked)
+            if self._reader == "decord"
+            else self._decode(self._index, asked, needed)
+        )
         for picture, index in pictures:
             yield Frame(picture, index, self.info)
 
@@ -202,8 +287,7 @@ class Media:
     @property
     def tick(self) -> Fraction:
         """Seconds of a unit of time stamps."""
-        assert self._packets is not None
-        return self._packets.tick
+        return self._index.tick
 
     def stamps(self, first: int, stop: int) -> np.ndarray | None:
         """[N] int64: presentation time stamps of the frames [first, stop); None where there are none."""
@@ -212,9 +296,9 @@ class Media:
 
     def stored_order(self, first: int, stop: int) -> np.ndarray:
         """[N] int64: the frames [first, stop), counted from `first`, as their packets stand in the file."""
-        packets = self._packets
-        assert packets is not None and packets.stamps is not None
-        return np.argsort(packets.places[first:stop])
+        places = self._index.places
+        assert places is not None
+        return np.argsort(places[first:stop])
 
     @contextlib.contextmanager
     def packets(self, first: int) -> Iterator[tuple[VideoStream, Iterator[av.Packet]]]:
@@ -223,11 +307,14 @@ class Media:
         Raises:
             MediaError: the packet is not there.
         """
-        packets = self._packets
-        assert packets is not None and packets.stamps is not None
-        stamp = int(packets.stamps[first])
+        packets = self._index
+        assert packets.places is not None and packets.stamps is not None
+        number, stamp = int(packets.places[first]), int(packets.stamps[first])
         with opened(self._real) as container:
             stream = video_stream(container)
+            if not packets.regular:  # a stamp does not lead to its packet
+                yield stream, packets.stamped(demuxed(container, stream), number)
+                return
             for seek in (True, False):
                 if seek:
                     with contextlib.suppress(av.error.FFmpegError):
@@ -251,7 +338,7 @@ class Media:
             An index of at most `stop`; `first` where nothing can be copied.
         """
         packets = self._packets
-        if packets is None or packets.stamps is None:
+        if packets is None or packets.stamps is None or packets.places is None:
             return first
         order = self.stored_order(first, stop)
         places = packets.places[first:stop][order]
@@ -304,19 +391,28 @@ class Media:
                 continue
 
     def _decode(
-        self, wanted: np.ndarray | None, needed: np.ndarray | None = None
+        self, packets: Packets, wanted: np.ndarray | None, needed: np.ndarray | None = None
     ) -> Iterator[tuple[av.VideoFrame, int]]:
         """Pictures with their index among the shown frames, in order of time."""
-        packets = self._packets
-        assert packets is not None
-        pick = Picker(packets, np.arange(packets.count) if wanted is None else wanted)
+        wanted = np.arange(packets.count) if wanted is None else wanted
+        given = -1
+        try:
+            for picture, given in self._decode_groups(packets, Picker(packets, wanted), needed):
+                yield picture, given
+        except FalseKey:
+            rest = wanted[wanted > given]
+            yield from self._decode_groups(packets.whole(), Picker(packets.whole(), rest), needed)
+
+    def _decode_groups(
+        self, packets: Packets, pick: Picker, needed: np.ndarray | None
+    ) -> Iterator[tuple[av.VideoFrame, int]]:
         with opened(self._real) as container:
             stream = video_stream(container)
             context = decoder_of(stream)
             group, feeding = -1, False
-            for position, packet in self._stored(container, stream, pick):
-                if position in packets.group_at:
-                    group = packets.group_at[position]
+            for number, packet in self._stored(packets, container, stream, pick):
+                if number in packets.group_at:
+                    group = packets.group_at[number]
                     # A closed group is begun anew even when all is decoded: where one is damaged, what
                     # the decoder fills in must not depend on which other frames are wanted.
                     if feeding and not (pick.needs(group) and group in packets.open_groups):
@@ -325,8 +421,9 @@ class Media:
                     feeding = pick.needs(group)
                 if feeding:
                     if needed is not None:
-                        index = packets.index(packet.pts)
+                        index = packets.index_at(number)
                         context.skip_frame = "NONREF" if index >= 0 and not needed[index] else "DEFAULT"
+                    packet.pts = number
                     yield from pick(decoded(context, packet))
                     if pick.next_group() > group:  # the rest of this group is not wanted
                         context.flush_buffers()
@@ -337,12 +434,10 @@ class Media:
                 yield from pick(decoded(context, None))
 
     def _stored(
-        self, container: InputContainer, stream: VideoStream, pick: Picker
+        self, packets: Packets, container: InputContainer, stream: VideoStream, pick: Picker
     ) -> Iterator[tuple[int, av.Packet]]:
-        """Packets with their positions in the file; those far ahead of the next wanted frame may be left out."""
-        packets = self._packets
-        assert packets is not None
-        leaps = container.format.name in INDEXED and packets.stamps is not None
+        """Packets with their numbers in the file; those far ahead of the next wanted frame may be left out."""
+        leaps = container.format.name in INDEXED and packets.regular
         position, coming = 0, demuxed(container, stream)
         while True:
             ahead = packets.key_of(pick.next_group()) if leaps else None
@@ -352,7 +447,7 @@ class Media:
                     container.seek(ahead[1], stream=stream)
                     coming = demuxed(container, stream)
                     found = next(coming, None)
-                there = packets.position_of_key(found)
+                there = packets.number_of_key(found)
                 if found is not None and position <= there <= ahead[0]:
                     position, coming = there, itertools.chain([found], coming)
                 else:  # the index is wrong: all is read, from another opening of the file
@@ -367,6 +462,11 @@ class Media:
                 break
             else:
                 return
+
+
+def _equal(one: av.VideoFrame, other: av.VideoFrame) -> bool:
+    """Whether two pictures are the same, bit by bit."""
+    return all(bytes(a) == bytes(b) for a, b in zip(one.planes, other.planes, strict=True))
 
 
 def _in_turn(

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import math
+import struct
 import threading
 from typing import Any, Final
 
 import av
 import cv2
 import numpy as np
+from av.sidedata.sidedata import Type
 
 from pipeline.media.info import MediaInfo
+
+
+def orientation(picture: av.VideoFrame) -> tuple[int, bool]:
+    """How a decoded picture is to be shown, by its display matrix (ISO/IEC 14496-12, 6.2.2).
+
+    Returns:
+        Degrees counter-clockwise, a multiple of 90, and whether it is mirrored left to right before it is turned.
+    """
+    matrix = picture.side_data.get(Type.DISPLAYMATRIX)  # type: ignore[call-overload]
+    if matrix is None:
+        return 0, False
+    a, b, _, c, d, *_ = struct.unpack("9i", bytes(matrix))
+    mirrored = a * d - b * c < 0
+    clockwise = math.degrees(math.atan2(-b, -a) if mirrored else math.atan2(b, a))
+    return round(-clockwise / 90) * 90 % 360, mirrored
 
 
 class Frame:
@@ -23,12 +41,12 @@ class Frame:
         height, width: as displayed, of the file's first frame: later ones are scaled to it.
     """
 
-    __slots__ = ("_lock", "_rgb", "_rotation", "_source", "height", "index", "seconds", "width")
+    __slots__ = ("_lock", "_mirrored", "_rgb", "_rotation", "_source", "height", "index", "seconds", "width")
 
     def __init__(self, source: av.VideoFrame | np.ndarray, index: int, info: MediaInfo) -> None:
         self._source = source
         self._rgb: np.ndarray | None = source if isinstance(source, np.ndarray) else None
-        self._rotation = info.rotation
+        self._rotation, self._mirrored = info.rotation, info.mirrored
         self._lock = threading.Lock()
         self.index = index
         self.seconds = float(info.frame_seconds[min(index, len(info.frame_seconds) - 1)])
@@ -45,11 +63,8 @@ class Frame:
         with self._lock:
             if self._rgb is None:
                 assert isinstance(self._source, av.VideoFrame)
-                image = np.rot90(
-                    _scaler().reformat(self._source, format="rgb24", threads=1).to_ndarray(),
-                    self._rotation // 90,
-                )
-                self._rgb = resized(np.ascontiguousarray(image), self.height, self.width)
+                image = _scaler().reformat(self._source, format="rgb24", threads=1).to_ndarray()
+                self._rgb = resized(self._turned(image), self.height, self.width)
         return resized(self._rgb, height or self.height, width or self.width)
 
     def scaled(self, height: int, width: int) -> np.ndarray:
@@ -63,7 +78,7 @@ class Frame:
             )
         stored = (height, width) if self._rotation % 180 else (width, height)
         small = _scaler().reformat(self._source, *stored, "rgb24", interpolation="BICUBIC", threads=1)
-        return np.ascontiguousarray(np.rot90(small.to_ndarray(), self._rotation // 90))
+        return self._turned(small.to_ndarray())
 
     def luma(self, height: int | None = None, width: int | None = None) -> np.ndarray:
         """[H, W] uint8, 0 black to 255 white (full range), at the displayed or another size."""
@@ -72,10 +87,15 @@ class Frame:
         if plane is None:
             return cv2.cvtColor(self.rgb(height, width), cv2.COLOR_RGB2GRAY)
         stored = (width, height) if self._rotation % 180 else (height, width)
-        image = np.rot90(resized(plane, *stored), self._rotation // 90)
+        image = self._turned(resized(plane, *stored))
         source: Any = self._source
         full_range = source.color_range == av.video.reformatter.ColorRange.JPEG
-        return np.ascontiguousarray(image) if full_range else cv2.LUT(image, _TO_FULL_RANGE)
+        return image if full_range else cv2.LUT(image, _TO_FULL_RANGE)
+
+    def _turned(self, image: np.ndarray) -> np.ndarray:
+        """An image as it is displayed."""
+        image = image[:, ::-1] if self._mirrored else image
+        return np.ascontiguousarray(np.rot90(image, self._rotation // 90))
 
     def _luma_plane(self) -> np.ndarray | None:
         """[H, W] uint8 as stored, where the pixel format keeps 8-bit luma in a plane of its own."""

@@ -17,6 +17,7 @@ class MediaInfo:
 
     Attributes:
         width, height: pixels as displayed, rotation applied.
+        mirrored: whether the stored picture is mirrored left to right for display, before it is turned.
         rotation: degrees counter-clockwise by which the stored picture is turned for display.
         frame_seconds: [N] float64, rising: when each shown frame begins; of a picture, [0.0].
         duration: seconds from the first frame to the end of the last one; 0 for a picture.
@@ -27,8 +28,9 @@ class MediaInfo:
             stream of the container starts.
         has_times: whether the stream has time stamps; else frames are timed by the nominal rate.
         key_frames: [K] indices of the shown frames from which decoding can begin.
-        can_seek: whether it can begin at them at all; not where a stream is refreshed gradually,
-            some lines of every picture at a time, and FFmpeg calls the first of those a key frame.
+        can_seek: whether it can begin at them at all.
+        can_copy: whether packets can be copied into a clip: it is known of each which frame it holds, and when.
+        video_streams: how many there are in the file, without cover pictures; 0 for a picture.
     """
 
     path: str
@@ -47,6 +49,9 @@ class MediaInfo:
     has_times: bool = True
     key_frames: np.ndarray = field(default_factory=lambda: np.zeros(1, int))
     can_seek: bool = True
+    mirrored: bool = False
+    can_copy: bool = True
+    video_streams: int = 0
 
     def at(self, *positions: float) -> list[float]:
         """Seconds of the frames at relative positions from 0 to 1, for example 0.1, 0.5, 0.9."""

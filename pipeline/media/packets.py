@@ -1,165 +1,408 @@
-"""The packets of a stream: when each one's frame is shown, and from where it can be decoded."""
+"""The packets of a stream: which frame each one holds, when that is shown, and from where it can be decoded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import copy
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum, auto
 from fractions import Fraction
-from typing import Any, Final
+from itertools import pairwise
+from typing import Final
 
 import av
 import numpy as np
 from av.container import InputContainer
+from av.format import Flags
+from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
 from pipeline.errors import MediaError
+from pipeline.media import bitstream, clock
+from pipeline.media.clock import NONE
 from pipeline.media.container import decoded, decoder_of, demuxed
 
 #: No picture is shown that long; a jump of the time stamps would become hours of nothing.
 MAX_FRAME_SECONDS: Final = 3600.0
+DEFAULT_RATE: Final = 25.0  # frames per second where nothing says how many, as FFmpeg has it
+#: Key frames whose packets are kept while the file is read: those that are then decoded by themselves.
+KEYS_KEPT: Final = 2
+#: Packets that are decoded to see whether frames come out in the order of their stamps.
+CHECKED_PACKETS: Final = 32
+#: More frames than that out of the order of the file are no wrong stamps but a codec that reorders.
+REORDERED_SHARE: Final = 0.1
+#: Decoders that give nothing before a true key frame. Others begin anywhere, on grey.
+STRICT: Final = frozenset("h264 hevc vvc av1 vp8 vp9 mpeg1video mpeg2video".split())
+NO_KEY: Final = (PictureType.P, PictureType.B, PictureType.S)
+
+
+@dataclass(frozen=True, eq=False)
+class _Table:
+    """What the demuxer says of each packet, in the order of the file.
+
+    Attributes:
+        shown, decoding: [N] int64 time stamps in ticks, or NONE.
+        durations: [N] int64 ticks, 0 where unknown.
+        keys: [N] bool: flagged as key frames.
+        hidden: [N] bool: no frame of theirs is shown.
+        positions: [N] int64 bytes, or NONE.
+    """
+
+    shown: np.ndarray
+    decoding: np.ndarray
+    durations: np.ndarray
+    keys: np.ndarray
+    hidden: np.ndarray
+    positions: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+class _Order(Enum):
+    """What says in which order frames are shown."""
+
+    STAMPS = auto()  # their time stamps
+    STORED = auto()  # the file, in which they stand one after another
+    DECODED = auto()  # only the decoder
 
 
 class Packets:
-    """The packets of a stream: when each one's frame is shown, and from where it can be decoded.
+    """The packets of a stream, numbered in the order of the file.
 
     A group of pictures begins at a key frame; a frame needs its group, and one that is shown before
     the key frame of its group (an open group) needs the group before that too.
+
+    A frame is known by the number of its packet, which is put in place of the packet's time stamp before
+    it is decoded, so that no wrong stamp can make a frame another. Where stamps do not say in which
+    order frames are shown, they are counted as they come out of the decoder, group by group.
 
     Attributes:
         count: shown frames; packets hidden by an edit list or ahead of the first key frame are not.
         seconds: [count] since the first one.
         duration: seconds to the end of the last one.
         start_seconds: presentation time of the first one.
-        group_at: from the position of a key packet in the file to the number of its group.
+        group_at: from the number of a key packet to that of its group.
         first_group, group: [count] where decoding must begin for a frame, and where it lies.
         open_groups: those with a frame that needs the group before too.
         key_frames: indices of the shown frames that are key frames.
         tick: seconds of a unit of time stamps.
-        places: [count] positions of their packets in the file, with stamps.
-        key_places: from the time stamp of a shown key frame to the position of its packet in the file.
-        stamps: [count] time stamps, rising; None where the stream has none that can be trusted,
-            in which case frames are counted and timed by the nominal rate.
+        stamps: [count] time stamps, rising; None where the stream has none, in which case frames are timed
+            by the nominal rate.
+        places: [count] numbers of their packets; None where only the decoder knows.
+        stretches: the runs of the file with one clock each.
+        regular: all stamps are as they stand in the file.
+        can_seek: whether decoding can begin at all of key_frames; not where a stream is refreshed gradually,
+            some lines of every picture at a time, and FFmpeg calls the first of those a key frame.
+        doubtful: it takes decoding to know whether frames are shown in the order of their stamps.
+        has_placeholders: some packets of MPEG-4 are too small for a picture.
     """
 
-    def __init__(
-        self, container: InputContainer, stream: VideoStream, nominal_rate: float, keys_kept: int
-    ) -> None:
-        packets: list[tuple[Any, ...]] = []
+    def __init__(self, container: InputContainer, stream: VideoStream, nominal_rate: float) -> None:
+        self._codec = stream.codec_context.codec.canonical_name
+        self._extradata = stream.codec_context.extradata
+        self._intra_only = stream.codec_context.codec.intra_only
+        self._kept: dict[int, av.Packet] = {}  # the first packet and the first key packets, by their number
+        self._table = table = self._read(container, stream)
+        self._nominal_rate = nominal_rate or DEFAULT_RATE
+        self._reorders = stream.codec_context.reorder_depth > 0
+        self._jumps = bool(Flags(container.format.flags) & Flags.ts_discont)
+        self._source_tick = stream.time_base or Fraction(0)
+        self.can_seek = True
+        keys = np.flatnonzero(table.keys)
+        self._keys = keys if len(keys) else np.zeros(1, int)
+        self._time(packed=False)
+
+    # --- reading
+
+    def _read(self, container: InputContainer, stream: VideoStream) -> _Table:
+        rows: list[tuple[int | None, int | None, int | None, bool, bool, int | None, int]] = []
+        keys_kept = 1 if self._intra_only else KEYS_KEPT
+        vp8 = self._codec == "vp8"
         cut_off = False
-        self._first_keys: dict[int, av.Packet] = {}  # by their position
         for p in demuxed(container, stream):
-            if p.is_keyframe and len(self._first_keys) < keys_kept:
-                self._first_keys[len(packets)] = p
-            packets.append((p.pts, p.is_keyframe, p.is_discard, p.duration or 0))
+            is_key = p.is_keyframe
+            if not rows or (is_key and keys_kept):
+                self._kept[len(rows)] = p
+                keys_kept -= is_key
+            hidden = p.is_discard or (vp8 and bitstream.hidden_vp8(p))
+            rows.append((p.pts, p.dts, p.duration, is_key, hidden, p.pos, p.size))
             cut_off = p.is_corrupt
         if cut_off:  # the file ends in the middle of its last packet
-            packets.pop()
-            self._first_keys.pop(len(packets), None)
-        if not packets:
+            rows.pop()
+            self._kept.pop(len(rows), None)
+        if not rows:
             raise MediaError("no_frames")
-        self.tick = stream.time_base or Fraction(0)
-        tick = float(self.tick)
-        keys = np.flatnonzero([key for _, key, _, _ in packets])
-        first_key = int(keys[0]) if len(keys) else 0
-        shown = [i for i in range(first_key, len(packets)) if not packets[i][2]]
-        stamps = [packets[i][0] for i in shown]
-        self.stamps: np.ndarray | None = None
-        self.start_seconds = 0.0
-        self.key_frames = np.zeros(1, int)
-        self.key_places: dict[int, int] = {}
-        self._keys: dict[int, tuple[int, int]] = {}
-        self.open_groups: frozenset[int] = frozenset()
-        if tick and None not in stamps and len(set(stamps)) == len(stamps):
-            self._by_stamps(shown, keys, packets, tick)
-        else:
-            self.count = len(packets)
-            self.join_groups()
-            rate = nominal_rate or 25.0
-            self.seconds = np.arange(self.count) / rate
-            self.duration = self.count / rate
-        if not self.count:
-            raise MediaError("decode_error", "no frame is shown")
+        pts, dts, durations, keys, hidden_ones, positions, sizes = zip(*rows, strict=True)
+        self.has_placeholders = self._codec == "mpeg4" and min(sizes) <= bitstream.MAX_NVOP_BYTES
+        return _Table(
+            _stamps(pts), _stamps(dts), np.array([d or 0 for d in durations], np.int64),
+            np.array(keys, bool), np.array(hidden_ones, bool), _stamps(positions),
+        )  # fmt: skip
 
-    def decoded_alone(self, stream: VideoStream) -> dict[int, av.VideoFrame]:
-        """Pictures of the first key frames by their index, of those whose packet alone is enough to decode them.
+    def _shown(self, first: int) -> np.ndarray:
+        """Numbers of the packets from one on whose frames are shown."""
+        return np.flatnonzero(~self._table.hidden[first:]) + first
 
-        To be called once, with the file still open: spares opening it again and decoding the frames behind them.
+    # --- times
+
+    def _time(self, packed: bool) -> None:
+        """Put all stamps on one clock, and see in which order they say that frames are shown.
+
+        Args:
+            packed: some packet holds two pictures, so that stamps say nothing of the order.
         """
-        context = decoder_of(stream)
-        found: dict[int, av.VideoFrame] = {}
-        for index in self.key_frames[: len(self._first_keys)].tolist():
-            packet = None if self.stamps is None else self._first_keys.get(int(self.places[index]))
-            if packet is None:
-                continue
-            for picture in (*decoded(context, packet), *decoded(context, None)):
-                if not picture.is_corrupt and self.index(picture.pts) == index:
-                    found[index] = picture
-            context.flush_buffers()
-        self._first_keys.clear()
-        return found
+        self._stamp_at, self._decoding_at = self._joined()
+        mine = self._stamp_at[self._shown(int(self._keys[0]))]
+        there = mine[mine != NONE] if self._source_tick else mine[:0]
+        in_order = np.sort(there)
+        self._timed = len(there) > 0
+        whole = len(there) == len(mine) and bool((np.diff(in_order) > 0).all())
+        self.regular = whole and not packed and len(self.stretches) == 1
+        self.doubtful = False
+        self._order = _Order.DECODED
+        if whole and not packed:
+            self._order = _Order.STAMPS
+            rises = self._reorders and bool((there == in_order).all())
+            self.doubtful = rises and not self._table.keys.all()
+        elif self._timed and not packed and not self._reorders:
+            falls = int((np.diff(there) < 0).sum())
+            self._order = _Order.STORED if falls <= REORDERED_SHARE * len(there) else _Order.DECODED
+        self._arrange(self._keys[:1] if self._order is _Order.DECODED else self._keys)
 
-    def index(self, stamp: int | None) -> int:
-        """Of the shown frame with that time stamp; -1 where there is none."""
-        if self.stamps is None or stamp is None:
+    def _joined(self) -> tuple[np.ndarray, np.ndarray]:
+        """[N] int64 time stamps and decoding times of all packets, by one clock."""
+        table = self._table
+        stamps, decoding = table.shown, table.decoding
+        without = decoding == NONE
+        running = np.where(without, stamps, decoding)
+        self.stretches, wrong = clock.stretches(
+            running, table.durations, table.positions, self._source_tick,
+            jumps=self._jumps, reorders=bool(without.any()),
+        )  # fmt: skip
+        if wrong.any() or len(self.stretches) > 1:
+            stamps, decoding = stamps.copy(), decoding.copy()
+        for before, stretch in pairwise(self.stretches):
+            for column in (stamps, decoding):
+                tail = column[stretch.first :]
+                tail[tail != NONE] += stretch.offset - before.offset
+        stamps[wrong] = NONE
+        return stamps, decoding
+
+    # --- groups
+
+    def _arrange(self, keys: np.ndarray) -> None:
+        """Number the frames, and say where decoding must begin for each."""
+        self.group_at = {int(number): group for group, number in enumerate(keys)}
+        self._begins = keys
+        self.tick = self._source_tick
+        self._key_packets: dict[int, tuple[int, int]] = {}
+        self.key_places: dict[int, int] = {}
+        numbers = self._shown(int(keys[0]))
+        if not len(numbers):
+            raise MediaError("decode_error", "no frame is shown")
+        group = np.searchsorted(keys, numbers, side="right") - 1
+        if self._order is _Order.DECODED:
+            self._by_counting(numbers, group, keys)
+        else:
+            self._by_stamps(numbers, group, keys)
+        self._measure()
+
+    def _by_stamps(self, numbers: np.ndarray, group: np.ndarray, keys: np.ndarray) -> None:
+        stamps, finer = self._stamp_at[numbers], 1
+        key_stamps = self._stamp_at[keys]
+        leading = np.zeros(len(numbers), bool)
+        if self._order is _Order.STORED:
+            stamps, finer = clock.in_order(stamps)
+        else:
+            order = np.argsort(stamps, kind="stable")
+            numbers, stamps, group = numbers[order], stamps[order], group[order]
+            leading = stamps < key_stamps[group]
+        decodable = ~(leading & (group == 0))
+        self.tick = self._source_tick / finer
+        self.stamps: np.ndarray | None = stamps[decodable]
+        self.places: np.ndarray | None = numbers[decodable]
+        self.group = group[decodable]
+        self.first_group = self.group - leading[decodable]
+        self.open_groups = frozenset(self.group[leading[decodable]].tolist())
+        self.count = len(self.places)
+        self._index_at = np.full(len(self._table), -1)
+        self._index_at[self.places] = np.arange(self.count)
+        shown = self._index_at[keys]
+        self.key_frames = np.sort(shown[shown >= 0])
+        if self.regular:
+            for index, number, stamp in zip(shown.tolist(), keys.tolist(), key_stamps.tolist(), strict=True):
+                if index >= 0:
+                    self.key_places[stamp] = number
+                    self._key_packets[self.group_at[number]] = number, stamp
+
+    def _by_counting(self, numbers: np.ndarray, group: np.ndarray, keys: np.ndarray) -> None:
+        self.stamps = self.places = None
+        if self._timed:
+            self.stamps, finer = clock.filled(self._stamp_at[numbers], self._decoding_at[numbers])
+            self.tick = self._source_tick / finer
+        self.group = self.first_group = group
+        self.open_groups = frozenset()
+        self.count = len(numbers)
+        self._base = np.searchsorted(numbers, keys)
+        self.key_frames = np.unique(self._base[self._base < self.count])
+
+    def _measure(self) -> None:
+        """When each frame begins and how long the last one lasts."""
+        if self.stamps is None:
+            durations = self._table.durations[self._shown(int(self._begins[0]))]
+            if self.tick and (durations > 0).all():
+                ends = np.cumsum(durations) * float(self.tick)
+            else:
+                ends = np.arange(1, self.count + 1) / self._nominal_rate
+            self.seconds, self.duration, self.start_seconds = np.append(0.0, ends[:-1]), float(ends[-1]), 0.0
+            return
+        tick = float(self.tick)
+        self.seconds = (self.stamps - self.stamps[0]) * tick
+        longest = float(np.diff(self.seconds).max(initial=0.0))
+        if longest > MAX_FRAME_SECONDS:
+            raise MediaError("too_long", f"time stamps jump by {longest:.0f} s between two frames")
+        self.start_seconds = float(self.stamps[0] * tick)
+        self.duration = float(self.seconds[-1]) + self._last_seconds()
+
+    def _last_seconds(self) -> float:
+        """How long the last frame is shown: as its packet says, else as long as frames usually are."""
+        last = self.places[-1] if self.places is not None else -1
+        stated = float(self._table.durations[last] * self._source_tick)
+        if 0 < stated <= 1.0:
+            return stated
+        gaps = np.diff(self.seconds)
+        usual = float(np.median(gaps)) if len(gaps) else 0.0
+        return stated if 0 < stated <= 10 * usual else usual
+
+    # --- other readings of the same packets
+
+    def whole(self) -> Packets:
+        """The same, decoded from the beginning of the file for every frame."""
+        return self._arranged(self._begins[:1])
+
+    def grouped_at(self, numbers: Sequence[int]) -> Packets:
+        """The same, with groups that begin at some packets and at no other but the first."""
+        first = int(self._begins[0])
+        return self._arranged(np.array([first, *(n for n in numbers if n > first)], np.int64))
+
+    def counted(self) -> Packets:
+        """The same, numbered as frames come out of the decoder, and decoded from the beginning of the file."""
+        made = copy.copy(self)
+        made._order, made.regular, made.doubtful = _Order.DECODED, False, False
+        return made.whole()
+
+    def with_placeholders(self, hidden: Sequence[bool], packed: bool) -> Packets:
+        """The same, where some packets only hold the place of a picture, as bitstream.Vops found."""
+        made = copy.copy(self)
+        made._table = replace(self._table, hidden=self._table.hidden | np.array(hidden))
+        made._time(packed)
+        return made
+
+    def from_the_first(self) -> Packets:
+        """The same, decoded from the first packet of the file on, whatever its flag says."""
+        return self._arranged(np.zeros(1, np.int64))
+
+    def _arranged(self, keys: np.ndarray) -> Packets:
+        made = copy.copy(self)
+        made.can_seek = len(keys) > 1
+        made._arrange(keys)
+        return made
+
+    # --- questions
+
+    def index(self, number: int | None, came: Counter[int]) -> int:
+        """Of the frame that the decoder gave for a packet; -1 where it is not shown.
+
+        Args:
+            number: of the packet.
+            came: frames of each group that came out before; this one is added where frames are counted.
+        """
+        if number is None or number >= len(self._table):
             return -1
-        index = int(np.searchsorted(self.stamps, stamp))
-        return index if index < len(self.stamps) and self.stamps[index] == stamp else -1
+        if self.places is not None:
+            return int(self._index_at[number])
+        group = max(0, int(np.searchsorted(self._begins, number, side="right")) - 1)
+        came[group] += 1
+        return int(self._base[group]) + came[group] - 1
+
+    def index_at(self, number: int) -> int:
+        """Of the frame of a packet, before it is decoded; -1 where it is not shown or not known."""
+        return -1 if self.places is None else int(self._index_at[number])
+
+    @property
+    def total(self) -> int:
+        """How many packets there are."""
+        return len(self._table)
+
+    @property
+    def first_number(self) -> int:
+        """Of the packet at which decoding of the first frame begins."""
+        return int(self._begins[0])
+
+    @property
+    def second_key(self) -> int | None:
+        """The number of the second packet at which decoding can begin; None where no frame needs it."""
+        shown = len(self._begins) > 1 and self.index_at(int(self._begins[1])) >= 0
+        return int(self._begins[1]) if shown and not self._intra_only else None
+
+    def stamped(self, packets: Iterable[av.Packet], first: int) -> Iterator[av.Packet]:
+        """The packets from one on, with the stamps that their frames have here."""
+        assert self.stamps is not None
+        for number, packet in enumerate(packets):
+            if number >= first and (index := self.index_at(number)) >= 0:
+                packet.pts, packet.time_base = int(self.stamps[index]), self.tick
+                yield packet
 
     def key_of(self, group: int) -> tuple[int, int] | None:
-        """Position in the file and time stamp of the key frame of a group, where it is shown."""
-        return self._keys.get(group)
+        """Number and time stamp of the key packet of a group, where it is shown and can be looked for."""
+        return self._key_packets.get(group)
 
-    def position_of_key(self, packet: av.Packet | None) -> int:
+    def number_of_key(self, packet: av.Packet | None) -> int:
         """Of a packet that was found by its time; -1 where it is none of a shown key frame."""
         if packet is None or packet.pts is None or not packet.is_keyframe:
             return -1
         return self.key_places.get(packet.pts, -1)
 
-    def join_groups(self) -> None:
-        """Have every frame decoded from the beginning of the file."""
-        self.group_at = {0: 0}
-        self.first_group = self.group = np.zeros(self.count, int)
-        self.key_frames = np.zeros(1, int)
-        self.key_places, self._keys = {}, {}
-        self.open_groups = frozenset()
+    # --- what single packets say
 
-    def _by_stamps(
-        self, shown: list[int], keys: np.ndarray, packets: list[tuple[Any, ...]], tick: float
-    ) -> None:
-        keys = keys if len(keys) else np.zeros(1, int)
-        self.group_at = {int(position): group for group, position in enumerate(keys)}
-        positions = np.array(shown, int)
-        stamps = np.array([packets[i][0] for i in shown], np.int64)
-        order = np.argsort(stamps, kind="stable")
-        positions, stamps = positions[order], stamps[order]
-        group = np.searchsorted(keys, positions, side="right") - 1
-        key_stamps = np.array([packets[k][0] if packets[k][0] is not None else 0 for k in keys])
-        leading = stamps < key_stamps[group]
-        decodable = ~(leading & (group == 0))
-        self.stamps, self.group = stamps[decodable], group[decodable]
-        self.places = positions[decodable]
-        self.first_group = self.group - leading[decodable]
-        self.open_groups = frozenset(self.group[leading[decodable]].tolist())
-        self.count = len(self.stamps)
-        self.key_frames = np.flatnonzero(np.isin(positions[decodable], keys))
-        for index in self.key_frames.tolist():
-            place, stamp = int(self.places[index]), int(self.stamps[index])
-            self.key_places[stamp] = place
-            self._keys[self.group_at[place]] = place, stamp
-        if self.count:
-            self.seconds = (self.stamps - self.stamps[0]) * tick
-            longest = float(np.diff(self.seconds).max(initial=0.0))
-            if longest > MAX_FRAME_SECONDS:
-                raise MediaError("too_long", f"time stamps jump by {longest:.0f} s between two frames")
-            self.start_seconds = float(self.stamps[0] * tick)
-            self.duration = float(self.seconds[-1]) + self._last_seconds(packets, shown, tick)
+    @property
+    def begins_late(self) -> bool:
+        """Whether packets stand ahead of the first that is flagged as a key frame."""
+        return int(self._begins[0]) > 0
 
-    def _last_seconds(self, packets: list[tuple[Any, ...]], shown: list[int], tick: float) -> float:
-        """How long the last frame is shown: as its packet says, else as long as frames usually are."""
-        assert self.stamps is not None
-        gaps = np.diff(self.seconds)
-        usual = float(np.median(gaps)) if len(gaps) else 0.0
-        stated = next(packets[i][3] for i in shown if packets[i][0] == self.stamps[-1]) * tick
-        return stated if 0 < stated <= max(10 * usual, 1.0) else usual
+    def alone(self, stream: VideoStream) -> dict[int, av.VideoFrame | None]:
+        """The first packet and the first two key packets, by their number, of those that alone are enough to
+        decode a true key frame: its picture, or None where the packet's own bits say so.
+
+        To be called once, with the file still open: spares opening it again and decoding the frames behind them.
+        """
+        context = decoder_of(stream)
+        found: dict[int, av.VideoFrame | None] = {}
+        for number, packet in self._kept.items():
+            if number > self._keys[0] and bitstream.holds_key(self._codec, bytes(packet), self._extradata):
+                found[number] = None
+                continue
+            packet.pts = number
+            for picture in (*decoded(context, packet), *decoded(context, None)):
+                if picture.pts == number and not picture.is_corrupt and self.is_key(picture):
+                    found[number] = picture
+            context.flush_buffers()
+        self._kept.clear()
+        return found
+
+    def is_key(self, picture: av.VideoFrame) -> bool:
+        """Whether a picture that came out for a packet flagged as a key frame is one."""
+        return self._codec in STRICT or picture.pict_type not in NO_KEY
+
+
+def _stamps(values: Iterable[int | None]) -> np.ndarray:
+    return np.array([NONE if value is None else value for value in values], np.int64)
+
+
+class FalseKey(Exception):
+    """A packet that is flagged as a key frame holds none."""
 
 
 class Picker:
@@ -169,7 +412,7 @@ class Picker:
         self._packets = packets
         self._wanted = wanted
         self._next = 0
-        self._counted = 0
+        self._came: Counter[int] = Counter()
         self._groups = {*packets.group[wanted].tolist(), *packets.first_group[wanted].tolist()}
 
     def needs(self, group: int) -> bool:
@@ -187,16 +430,18 @@ class Picker:
         return int(self._packets.first_group[self._wanted[self._next]])
 
     def __call__(self, pictures: Iterable[av.VideoFrame]) -> Iterator[tuple[av.VideoFrame, int]]:
+        """The wanted ones of some pictures, with their index.
+
+        Raises:
+            FalseKey: decoding cannot begin where the packets say.
+        """
+        packets = self._packets
         for picture in pictures:
-            index = self._index(picture)
+            if picture.pts in packets.group_at and len(packets.group_at) > 1 and not packets.is_key(picture):
+                raise FalseKey
+            index = packets.index(picture.pts, self._came)
             while not self.finished and self._wanted[self._next] < index:
                 self._next += 1  # this one did not decode
             if not self.finished and self._wanted[self._next] == index and not picture.is_corrupt:
                 self._next += 1
                 yield picture, index
-
-    def _index(self, picture: av.VideoFrame) -> int:
-        if self._packets.stamps is None or picture.pts is None:
-            self._counted += 1
-            return self._counted - 1
-        return self._packets.index(picture.pts)

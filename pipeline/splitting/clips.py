@@ -447,7 +447,7 @@ def splice(
         raise NotCopyable(f"its codec is {info.codec}, not h264")
     if coding.filters:
         raise NotCopyable("its picture is to be changed")
-    if not (info.has_times and info.can_seek):
+    if not (info.has_times and info.can_seek and info.can_copy):
         raise NotCopyable("it cannot be decoded from its middle")
     for key in info.key_frames[(info.key_frames >= first) & (info.key_frames < stop)].tolist():
         end = media.copyable(key, stop)

@@ -133,8 +133,8 @@ class CutJob:
         info = media.info
         first, stop = asked = frames_between(info, clip.start, clip.end)
         if self.cutting.encoder == "copy":  # from the first key frame on
-            if not info.has_times:
-                return MediaError("partial", "a stream without time stamps cannot be copied in parts")
+            if not (info.has_times and info.can_copy):
+                return MediaError("partial", "a stream without usable time stamps cannot be copied in parts")
             keys = info.key_frames[(info.key_frames >= first) & (info.key_frames < stop)]
             first = int(keys[0]) if len(keys) else stop
             stop = media.copyable(first, stop) if first < stop else stop
@@ -336,7 +336,7 @@ def picture_filters(
         crop: x, y, width and height of what is to be kept of the turned picture; None for all.
     """
     height, width = info.height, info.width
-    filters: list[Filter] = list(_TURNS[info.rotation])
+    filters: list[Filter] = [*([("hflip", "")] if info.mirrored else []), *_TURNS[info.rotation]]
     if crop is not None and crop != (0, 0, width, height):
         left, top, width, height = crop
         filters.append(("crop", f"{width}:{height}:{left}:{top}:exact=1"))
