@@ -19,6 +19,8 @@ AHEAD_SECONDS: Final = 10.0
 REORDER_SECONDS: Final = 1.0
 #: Packets that show whether a clock goes on after a jump, or whether it was one wrong stamp.
 FOLLOWING: Final = 8
+#: So few packets with stamps far from those around them are wrong; more are a clock of their own.
+FEW: Final = 3
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,12 @@ def stretches(
             away = np.flatnonzero(off) + at
             wrong[known[away]] = True
             clock[away] = before
+            continue
+        recent = max(begun, at - FOLLOWING)
+        ahead_of = np.flatnonzero(clock[recent:at] > clock[at]) + recent
+        if 0 < len(ahead_of) <= FEW and ahead_of[0] > begun:  # those before it were wrong
+            wrong[known[ahead_of]] = True
+            clock[ahead_of] = clock[ahead_of[0] - 1]
             continue
         packet = int(known[at])
         end = int(clock[max(begun, at - FOLLOWING) : at].max())
@@ -140,6 +148,8 @@ def _longest_rise(stamps: np.ndarray) -> np.ndarray:
     before = np.full(len(values), -1)
     for i, value in enumerate(values.tolist()):
         place = bisect_left(ends, value)
+        if place < len(ends) and ends[place] == value:  # of two equal ones the first is kept
+            continue
         if place == len(ends):
             ends.append(value)
             which.append(i)
@@ -185,6 +195,22 @@ def filled(stamps: np.ndarray, decoding: np.ndarray) -> tuple[np.ndarray, int]:
     spread = np.full(len(stamps), NONE)
     spread[np.arange(len(times)) + np.cumsum(extra) - extra] = times
     return in_order(spread)
+
+
+def delayed(decoding: np.ndarray, delay: int) -> tuple[np.ndarray, int]:
+    """Stamps of frames as they come out of the decoder, of a container that only says when packets are decoded.
+
+    A frame is shown when the packet `delay` packets later is decoded, as FFmpeg guesses (best_effort_timestamp).
+
+    Args:
+        decoding: [N] int64 decoding times in the order of the file.
+        delay: packets that a decoder holds back (AVCodecContext.has_b_frames).
+
+    Returns:
+        As in_order().
+    """
+    delay = min(delay, len(decoding) - 1)
+    return in_order(np.append(decoding[delay:], np.full(delay, NONE)))
 
 
 def _beside(stamps: np.ndarray, good: np.ndarray, index: int) -> float:

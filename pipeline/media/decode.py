@@ -171,28 +171,31 @@ class Media:
         picture = alone[number]
         if picture is None or picture.pict_type or number >= CHECKED_PACKETS:
             return True
-        # The decoder does not tell kinds of pictures: compare with what comes out in company.
-        straight = (other for other in self._decoded_first(number + 1) if other.pts == number)
-        return all(_equal(picture, other) for other in straight)
+        # The decoder does not tell kinds of pictures: compare what comes out for it alone and in company.
+        straight = (other for other in self._decoded_run(0, number + CHECKED_PACKETS) if other.pts == number)
+        expected = next(straight, None)
+        return all(expected is not None and _equal(found, expected) for found in self._decoded_run(number, 1))
 
     def _in_order(self, packets: Packets) -> bool:
         """Whether the first frames come out of the decoder in the order of their time stamps."""
         came = -1
-        for picture in self._decoded_first(CHECKED_PACKETS):
+        for picture in self._decoded_run(0, CHECKED_PACKETS):
             index = packets.index_at(picture.pts) if picture.pts is not None else -1
             if 0 <= index < came:
                 return False
             came = max(came, index)
         return True
 
-    def _decoded_first(self, count: int) -> Iterator[av.VideoFrame]:
-        """The pictures of the first packets as they come out of the decoder, numbered by their packets."""
+    def _decoded_run(self, first: int, count: int) -> Iterator[av.VideoFrame]:
+        """The pictures of some packets and no others as they come out of the decoder, numbered by their packets."""
         with opened(self._real) as container:
             stream = video_stream(container)
             context = decoder_of(stream)
-            for number, packet in enumerate(itertools.islice(demuxed(container, stream), count)):
+            coming = itertools.islice(enumerate(demuxed(container, stream)), first, first + count)
+            for number, packet in coming:
                 packet.pts = number
                 yield from decoded(context, packet)
+            yield from decoded(context, None)
 
     def _without_placeholders(self, packets: Packets) -> Packets:
         """Packets of MPEG-4 without those that only hold the place of a picture."""

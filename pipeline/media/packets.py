@@ -106,7 +106,7 @@ class Packets:
         self._kept: dict[int, av.Packet] = {}  # the first packet and the first key packets, by their number
         self._table = table = self._read(container, stream)
         self._nominal_rate = nominal_rate or DEFAULT_RATE
-        self._reorders = stream.codec_context.reorder_depth > 0
+        self._reorders = stream.codec_context.reorder_depth
         self._jumps = bool(Flags(container.format.flags) & Flags.ts_discont)
         self._source_tick = stream.time_base or Fraction(0)
         self.can_seek = True
@@ -161,11 +161,12 @@ class Packets:
         whole = len(there) == len(mine) and bool((np.diff(in_order) > 0).all())
         self.regular = whole and not packed and len(self.stretches) == 1
         self.doubtful = False
+        self._clocked = packed
         self._order = _Order.DECODED
         if whole and not packed:
             self._order = _Order.STAMPS
-            rises = self._reorders and bool((there == in_order).all())
-            self.doubtful = rises and not self._table.keys.all()
+            rises = bool((there == in_order).all())
+            self.doubtful = rises and self._reorders > 0 and not self._table.keys.all()
         elif self._timed and not packed and not self._reorders:
             falls = int((np.diff(there) < 0).sum())
             self._order = _Order.STORED if falls <= REORDERED_SHARE * len(there) else _Order.DECODED
@@ -240,7 +241,11 @@ class Packets:
     def _by_counting(self, numbers: np.ndarray, group: np.ndarray, keys: np.ndarray) -> None:
         self.stamps = self.places = None
         if self._timed:
-            self.stamps, finer = clock.filled(self._stamp_at[numbers], self._decoding_at[numbers])
+            stamps, decoding = self._stamp_at[numbers], self._decoding_at[numbers]
+            if self._clocked and (decoding != NONE).all():
+                self.stamps, finer = clock.delayed(decoding, self._reorders)
+            else:
+                self.stamps, finer = clock.filled(stamps, decoding)
             self.tick = self._source_tick / finer
         self.group = self.first_group = group
         self.open_groups = frozenset()
@@ -291,6 +296,7 @@ class Packets:
         """The same, numbered as frames come out of the decoder, and decoded from the beginning of the file."""
         made = copy.copy(self)
         made._order, made.regular, made.doubtful = _Order.DECODED, False, False
+        made._clocked = True
         return made.whole()
 
     def with_placeholders(self, hidden: Sequence[bool], packed: bool) -> Packets:
