@@ -5,9 +5,19 @@ URL is followed. Times are seconds since the first shown frame, taken from the p
 stamps, so that variable frame rates, edit lists and streams that start late are exact.
 """
 
-from pipeline.media.decode import MAX_BAD_RATIO, READERS, Media
+from pipeline.media.decode import DEINTERLACE, MAX_BAD_RATIO, READERS, Media
 from pipeline.media.frame import Frame, fit
 from pipeline.media.info import EVERY_FRAME, MediaInfo
 from pipeline.media.paths import check_path
 
-__all__ = ["EVERY_FRAME", "MAX_BAD_RATIO", "READERS", "Frame", "Media", "MediaInfo", "check_path", "fit"]
+__all__ = [
+    "DEINTERLACE",
+    "EVERY_FRAME",
+    "MAX_BAD_RATIO",
+    "READERS",
+    "Frame",
+    "Media",
+    "MediaInfo",
+    "check_path",
+    "fit",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import queue
@@ -19,7 +20,7 @@ from av.video.stream import VideoStream
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.errors import MediaError
-from pipeline.media import bitstream
+from pipeline.media import bitstream, fields, hdr
 from pipeline.media.container import (
     MAX_PIXELS,
     decoded,
@@ -30,7 +31,9 @@ from pipeline.media.container import (
     video_stream,
     video_streams,
 )
+from pipeline.media.fields import WOVEN_FLAGS, FieldOrder
 from pipeline.media.frame import Frame, orientation
+from pipeline.media.hdr import ToneMap
 from pipeline.media.info import MediaInfo, frame_rate
 from pipeline.media.packets import CHECKED_PACKETS, FalseKey, Packets, Picker
 from pipeline.media.paths import check_path
@@ -38,6 +41,12 @@ from pipeline.media.paths import check_path
 #: What decodes. decord only on wish: it returns wrong frames where an edit list hides some, fails on
 #: cut-off files, and its FFmpeg is of 2022. The file is opened and judged by PyAV all the same.
 READERS: Final = ("pyav", "decord")
+#: Whether frames are made whole where they are woven of two fields; bwdif: of every video.
+DEINTERLACE: Final = ("auto", "off", "bwdif")
+#: Pictures that are looked at to find the brightest of a video.
+MEASURED_KEYS: Final = 8
+#: Frames that are decoded at most to come from a key frame to one of a pair that is looked at.
+PAIR_REACH: Final = 32
 #: Of a file that is read whole, this share of its frames may be undecodable.
 MAX_BAD_RATIO: Final = 0.2
 #: Codecs whose decoders skip single packets when they are told to; that of AV1 is told but once.
@@ -64,14 +73,24 @@ class Media:
         path: as in the table.
         root: refuse a path that leaves this folder.
         reader: one of READERS.
+        deinterlace: one of DEINTERLACE.
+        tone_map: give pictures of high dynamic range as ones of the standard range.
 
     Raises:
         MediaError: the file cannot be read as one video stream or picture.
     """
 
-    def __init__(self, path: str, *, root: str | None = None, reader: str = READERS[0]) -> None:
+    def __init__(
+        self,
+        path: str,
+        *,
+        root: str | None = None,
+        reader: str = READERS[0],
+        deinterlace: str = DEINTERLACE[0],
+        tone_map: bool = True,
+    ) -> None:
         self._real, self._status = check_path(path, root)
-        self._reader = reader
+        self._reader, self._deinterlace, self._tone_map = reader, deinterlace, tone_map
         self._image: np.ndarray | None = None
         self._packets: Packets | None = None  # of a video
         self.info = self._open_image(path) or self._open_video(path)
@@ -121,6 +140,7 @@ class Media:
             nominal = float(stream.average_rate or stream.guessed_rate or 0)
             aspect = float(stream.sample_aspect_ratio or 1) or 1.0
             has_audio = bool(container.streams.audio)
+            flagged = context.field_order in WOVEN_FLAGS
             container_start = (container.start_time or 0) / av.time_base
             packets = Packets(container, stream, nominal)
             alone = packets.alone(stream)
@@ -129,6 +149,8 @@ class Media:
         if picture is None:
             raise MediaError("decode_error", "no frame decodes")
         self._packets = packets
+        looked_at = [picture, *(other for other in alone.values() if other is not None)]
+        order = self._field_order(packets, looked_at, flagged or picture.interlaced_frame)
         turn, mirrored = orientation(picture)
         height, width = picture.height, picture.width
         if turn % 180:
@@ -139,7 +161,10 @@ class Media:
             pixel_aspect=aspect, has_audio=has_audio, size_bytes=self._status.st_size,
             start_seconds=packets.start_seconds - container_start,
             has_times=packets.stamps is not None, key_frames=packets.key_frames,
-            can_seek=packets.can_seek, can_copy=packets.places is not None, video_streams=streams,
+            can_seek=packets.can_seek, can_copy=packets.places is not None, video_streams=streams, fields=order,
+            color_transfer=hdr.TRANSFERS.get(picture.color_trc, hdr.UNKNOWN),
+            color_primaries=hdr.PRIMARIES.get(picture.color_primaries, hdr.UNKNOWN),
+            bit_depth=picture.format.components[0].bits,
         )  # fmt: skip
 
     def _checked(
@@ -214,6 +239,43 @@ class Media:
             keys = [number for number, packet in coming if begins(codec, bytes(packet), extradata)]
         return packets.grouped_at(keys)
 
+    def _field_order(self, packets: Packets, looked_at: list[av.VideoFrame], flagged: bool) -> FieldOrder:
+        """Whether the pictures are woven of two fields, and which of those comes first.
+
+        Args:
+            looked_at: the pictures that have been decoded.
+            flagged: the stream says that it is interlaced.
+        """
+        if not flagged:
+            if not any(fields.is_suspicious(picture) for picture in looked_at):
+                return ""
+            first = np.unique(np.append(0, packets.key_frames[:2]))
+            if fields.field_order(self._pairs(packets, first), flagged) == "":
+                return ""
+        last = packets.count - 2
+        keys = np.unique(np.append(0, packets.key_frames[packets.key_frames <= last]))
+        spread = np.unique(np.linspace(0, max(last, 0), fields.PAIRS).astype(int))
+        before = keys[np.searchsorted(keys, spread, side="right") - 1]
+        starts = np.unique(np.where(spread - before > PAIR_REACH, before, spread))
+        return fields.field_order(self._pairs(packets, starts), flagged)
+
+    def _pairs(self, packets: Packets, starts: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The luma of some pictures, each with that of the next one."""
+        asked = np.unique(np.concatenate([starts, starts + 1]).clip(max=packets.count - 1))
+        found = self._decode(packets, asked)
+        luma = {index: fields.sampled_luma(picture) for picture, index in found}
+        return [(luma[i], luma[i + 1]) for i in starts.tolist() if i in luma and i + 1 in luma]
+
+    @functools.cached_property
+    def _tone(self) -> ToneMap | None:
+        """What maps the pictures to the standard dynamic range."""
+        if not (self._tone_map and self.info.hdr) or self._packets is None:
+            return None
+        keys = np.append(0, self._packets.key_frames)
+        some = np.unique(keys[np.linspace(0, len(keys) - 1, MEASURED_KEYS).astype(int)])
+        pictures = (picture for picture, _ in self._decode(self._packets, some))
+        return ToneMap.measured(self.info.color_transfer, pictures)
+
     def frames(
         self, wanted: Iterable[int] | None = None, needed: np.ndarray | None = None
     ) -> Iterator[Frame]:
@@ -234,13 +296,35 @@ class Media:
             needed = None
         if asked is not None and not len(asked):
             return
-        pictures = (
-            self._decode_by_decord(asked)
-            if self._reader == "decord"
-            else self._decode(self._index, asked, needed)
-        )
+        if self._reader == "decord":
+            pictures: Iterator[tuple[Any, int]] = self._decode_by_decord(asked)
+        elif order := self._order_to_mend:
+            pictures = fields.deinterlaced(
+                self._decode(self._index, self._with_neighbours(asked)), asked, order
+            )
+        else:
+            pictures = self._decode(self._index, asked, needed)
         for picture, index in pictures:
-            yield Frame(picture, index, self.info)
+            yield Frame(picture, index, self.info, self._tone)
+
+    @property
+    def changes_pictures(self) -> bool:
+        """Whether frames() gives others than are stored: of whole pictures, or of another dynamic range."""
+        return bool(self._order_to_mend) or (self._tone_map and self.info.hdr)
+
+    @property
+    def _order_to_mend(self) -> FieldOrder:
+        """The order of the fields of which whole pictures are to be made; "" where none are."""
+        if self._deinterlace == "bwdif":
+            return self.info.fields or "auto"
+        return self.info.fields if self._deinterlace == "auto" else ""
+
+    def _with_neighbours(self, asked: np.ndarray | None) -> np.ndarray | None:
+        """Some frames, those before and those after them."""
+        if asked is None:
+            return None
+        near = np.unique(np.concatenate([asked - 1, asked, asked + 1]))
+        return near[(near >= 0) & (near < self._index.count)]
 
     def shrunk(
         self,

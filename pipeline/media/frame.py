@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from av.sidedata.sidedata import Type
 
+from pipeline.media.hdr import ToneMap
 from pipeline.media.info import MediaInfo
 
 
@@ -35,17 +36,26 @@ class Frame:
 
     Several threads may ask at once; FFmpeg's converter belongs to one picture and serves one.
 
+    Args:
+        tone: maps pictures of high dynamic range to the standard one; None leaves them as they are.
+
     Attributes:
         index: among the shown frames, from 0.
         seconds: when it is shown, since the first frame.
         height, width: as displayed, of the file's first frame: later ones are scaled to it.
     """
 
-    __slots__ = ("_lock", "_mirrored", "_rgb", "_rotation", "_source", "height", "index", "seconds", "width")
+    __slots__ = (
+        "_codes", "_lock", "_mirrored", "_rgb", "_rotation", "_source", "_tone", "height", "index", "seconds", "width",
+    )  # fmt: skip
 
-    def __init__(self, source: av.VideoFrame | np.ndarray, index: int, info: MediaInfo) -> None:
+    def __init__(
+        self, source: av.VideoFrame | np.ndarray, index: int, info: MediaInfo, tone: ToneMap | None = None
+    ) -> None:
         self._source = source
         self._rgb: np.ndarray | None = source if isinstance(source, np.ndarray) else None
+        self._codes: np.ndarray | None = None  # of high dynamic range, as displayed
+        self._tone = tone
         self._rotation, self._mirrored = info.rotation, info.mirrored
         self._lock = threading.Lock()
         self.index = index
@@ -54,18 +64,28 @@ class Frame:
         self.width = info.width
 
     def stored(self) -> av.VideoFrame:
-        """As it was decoded: not turned, and of the size that it has in the file."""
+        """Not turned, and of the size that it has in the file."""
         assert isinstance(self._source, av.VideoFrame)
-        return self._source
+        return self._source if self._tone is None else self._tone.picture(self._source)
 
     def rgb(self, height: int | None = None, width: int | None = None) -> np.ndarray:
         """[H, W, 3] uint8 RGB, at the displayed size or averaged over areas to another one."""
+        height, width = height or self.height, width or self.width
         with self._lock:
-            if self._rgb is None:
-                assert isinstance(self._source, av.VideoFrame)
-                image = _scaler().reformat(self._source, format="rgb24", threads=1).to_ndarray()
-                self._rgb = resized(self._turned(image), self.height, self.width)
-        return resized(self._rgb, height or self.height, width or self.width)
+            if self._rgb is None and self._tone is not None:
+                if self._codes is None:
+                    self._codes = self._displayed("gbrp10le")
+                if (height, width) != (self.height, self.width):
+                    return self._tone(resized(self._codes, height, width))
+                self._rgb = self._tone(self._codes)
+            elif self._rgb is None:
+                self._rgb = self._displayed("rgb24")
+        return resized(self._rgb, height, width)
+
+    def _displayed(self, pixel_format: str) -> np.ndarray:
+        assert isinstance(self._source, av.VideoFrame)
+        image = _scaler().reformat(self._source, format=pixel_format, threads=1).to_ndarray()
+        return resized(self._turned(image), self.height, self.width)
 
     def scaled(self, height: int, width: int) -> np.ndarray:
         """[H, W, 3] uint8 RGB, by FFmpeg's bicubic scaler straight from the picture as it was decoded.
@@ -77,8 +97,13 @@ class Frame:
                 cv2.resize(self._source, (width, height), interpolation=cv2.INTER_AREA)
             )
         stored = (height, width) if self._rotation % 180 else (width, height)
-        small = _scaler().reformat(self._source, *stored, "rgb24", interpolation="BICUBIC", threads=1)
-        return self._turned(small.to_ndarray())
+        pixel_format = "rgb24" if self._tone is None else "gbrp10le"
+        small = (
+            _scaler()
+            .reformat(self._source, *stored, pixel_format, interpolation="BICUBIC", threads=1)
+            .to_ndarray()
+        )
+        return self._turned(small if self._tone is None else self._tone(small))
 
     def luma(self, height: int | None = None, width: int | None = None) -> np.ndarray:
         """[H, W] uint8, 0 black to 255 white (full range), at the displayed or another size."""
@@ -100,7 +125,9 @@ class Frame:
     def _luma_plane(self) -> np.ndarray | None:
         """[H, W] uint8 as stored, where the pixel format keeps 8-bit luma in a plane of its own."""
         frame = self._source
-        if isinstance(frame, np.ndarray) or not frame.format.name.startswith(_PLANAR_8_BIT):
+        if isinstance(frame, np.ndarray) or self._tone is not None:
+            return None
+        if not frame.format.name.startswith(_PLANAR_8_BIT):
             return None
         if frame.format.components[0].bits != 8:
             return None

@@ -7,6 +7,9 @@ from typing import Final
 
 import numpy as np
 
+from pipeline.media import hdr
+from pipeline.media.fields import FieldOrder
+
 #: What Scorer.times returns to be given every frame that decodes, in order.
 EVERY_FRAME: Final = object()
 
@@ -31,6 +34,9 @@ class MediaInfo:
         can_seek: whether it can begin at them at all.
         can_copy: whether packets can be copied into a clip: it is known of each which frame it holds, and when.
         video_streams: how many there are in the file, without cover pictures; 0 for a picture.
+        color_transfer, color_primaries: as FFmpeg names them, or "unknown".
+        bit_depth: bits of a sample; 8 for most.
+        fields: which field of interlaced pictures is shown first, "" for progressive ones; see fields.FieldOrder.
     """
 
     path: str
@@ -52,6 +58,15 @@ class MediaInfo:
     mirrored: bool = False
     can_copy: bool = True
     video_streams: int = 0
+    color_transfer: str = hdr.UNKNOWN
+    color_primaries: str = hdr.UNKNOWN
+    bit_depth: int = 8
+    fields: FieldOrder = ""
+
+    @property
+    def hdr(self) -> bool:
+        """Whether the pictures are of high dynamic range, by PQ or HLG."""
+        return self.color_transfer in hdr.HDR
 
     def at(self, *positions: float) -> list[float]:
         """Seconds of the frames at relative positions from 0 to 1, for example 0.1, 0.5, 0.9."""

@@ -19,7 +19,7 @@ from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
 from pipeline.errors import MediaError
-from pipeline.media import bitstream, clock
+from pipeline.media import bitstream, clock, fields
 from pipeline.media.clock import NONE
 from pipeline.media.container import decoded, decoder_of, demuxed
 
@@ -380,20 +380,25 @@ class Packets:
 
     def alone(self, stream: VideoStream) -> dict[int, av.VideoFrame | None]:
         """The first packet and the first two key packets, by their number, of those that alone are enough to
-        decode a true key frame: its picture, or None where the packet's own bits say so.
+        decode a true key frame: its picture, or None where the packet's own bits say so and it is not needed.
 
         To be called once, with the file still open: spares opening it again and decoding the frames behind them.
         """
         context = decoder_of(stream)
         found: dict[int, av.VideoFrame | None] = {}
+        enough = True
         for number, packet in self._kept.items():
-            if number > self._keys[0] and bitstream.holds_key(self._codec, bytes(packet), self._extradata):
+            known = number > self._keys[0] and bitstream.holds_key(
+                self._codec, bytes(packet), self._extradata
+            )
+            if known and enough:
                 found[number] = None
                 continue
             packet.pts = number
             for picture in (*decoded(context, packet), *decoded(context, None)):
                 if picture.pts == number and not picture.is_corrupt and self.is_key(picture):
                     found[number] = picture
+                    enough = not fields.says_nothing(picture)
             context.flush_buffers()
         self._kept.clear()
         return found

@@ -29,6 +29,7 @@ from av.video.reformatter import VideoReformatter
 
 from pipeline.errors import STORAGE_ERRNOS, MediaError
 from pipeline.media import Frame, Media
+from pipeline.media.fields import FieldOrder
 
 #: One thread: the workers use the cores, and x264's output depends on its threads.
 CODERS: Final = {
@@ -44,6 +45,8 @@ RATE_LIMIT: Final = 100_000
 MACROBLOCK, MACROBLOCKS_AT_ONCE = 16, 8  # pixels; see _clear_new_memory()
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_PERTURB = -1, -3, -6  # of glibc's malloc.h
 
+EIGHT_BITS, TEN_BITS = "yuv420p", "yuv420p10le"
+
 Filter = tuple[str, str]
 
 
@@ -55,11 +58,15 @@ class Coding:
         encoder: one of CODERS.
         options: of the encoder.
         filters: from the decoded frames to those of the clip: FFmpeg's names and arguments.
+        pixels: the pixel format, EIGHT_BITS or TEN_BITS.
+        field_order: of pictures that stay woven of two fields; "" for progressive ones.
     """
 
     encoder: str
     options: tuple[tuple[str, str], ...]
     filters: tuple[Filter, ...] = ()
+    pixels: str = EIGHT_BITS
+    field_order: FieldOrder = ""
 
     @classmethod
     def of(cls, encoder: str, filters: Sequence[Filter], **settings: object) -> Coding:
@@ -178,7 +185,7 @@ class FrameEncoder:
 
     def _begin(self, picture: av.VideoFrame) -> None:
         self._begun = True
-        if not self._coding.filters and picture.format.name == "yuv420p":
+        if not self._coding.filters and picture.format.name == self._coding.pixels:
             return
         source = (
             f"video_size={picture.width}x{picture.height}:pix_fmt={picture.format.name}"
@@ -189,7 +196,11 @@ class FrameEncoder:
         graph.threads = 1
         nodes = [graph.add("buffer", source)]
         nodes += [graph.add(name, arguments) for name, arguments in self._coding.filters]
-        nodes += [graph.add("format", "pix_fmts=yuv420p"), graph.add("buffersink")]
+        if (
+            picture.format.is_rgb
+        ):  # else FFmpeg takes another matrix than players do of a clip that does not say
+            nodes.append(graph.add("scale", "out_color_matrix=bt709:out_range=tv"))
+        nodes += [graph.add("format", f"pix_fmts={self._coding.pixels}"), graph.add("buffersink")]
         graph.link_nodes(*nodes).configure()
 
     def _filtered(self) -> Iterator[av.Packet]:
@@ -204,7 +215,11 @@ class FrameEncoder:
         if self._output is None:
             self._output = self._make()
             context = self.context
-            context.width, context.height, context.pix_fmt = picture.width, picture.height, "yuv420p"
+            context.width, context.height, context.pix_fmt = (
+                picture.width,
+                picture.height,
+                self._coding.pixels,
+            )
             context.time_base = picture.time_base
             assert picture.time_base is not None
             context.framerate = 1 / picture.time_base if self._even else self._rate
@@ -217,6 +232,10 @@ class FrameEncoder:
                 _clear_new_memory()
             context.options = dict(self._coding.options)
             context.flags |= Flags.global_header
+            if self._coding.field_order and x264:
+                context.flags |= Flags.interlaced_dct
+                bottom = self._coding.field_order == "bff"
+                context.options |= {"x264-params": "bff=1" if bottom else "tff=1"}
         if self._even:
             picture.duration = 1
         picture.pict_type = PictureType.NONE

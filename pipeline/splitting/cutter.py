@@ -19,9 +19,9 @@ import numpy as np
 
 from pipeline.config import option
 from pipeline.errors import ConfigError, MediaError
-from pipeline.media import Media, MediaInfo, fit
+from pipeline.media import DEINTERLACE, Media, MediaInfo, fit
 from pipeline.splitting import clips
-from pipeline.splitting.clips import CODERS, Coding, EncodedClip, Filter, NotCopyable
+from pipeline.splitting.clips import CODERS, EIGHT_BITS, TEN_BITS, Coding, EncodedClip, Filter, NotCopyable
 from scoring.quality.scorer import BorderFinder
 
 BORDER_FRAMES = 8
@@ -45,12 +45,23 @@ class Cutting:
     crf: int = option(18, "quality of libx264 and h264_nvenc, lower is better", ge=0, le=51)
     preset: str = option("veryfast", "speed of libx264", choices=PRESETS)
     crop_borders: bool = option(False, "cut black borders off")
+    deinterlace: str = option(
+        "auto",
+        "make whole pictures of interlaced ones: where there are any, never, or of all",
+        choices=DEINTERLACE,
+    )
+    hdr: str = option(
+        "tonemap", "high dynamic range: map it to the standard range by BT.2390, or keep it, in 10 bits (libx264)",
+        choices=("tonemap", "keep"),
+    )  # fmt: skip
     keep_audio: bool = option(False, "keep the first sound stream, as AAC")
 
     def __post_init__(self) -> None:
         least, most = self.min_seconds, self.max_seconds
         if least is not None and most is not None and least > most:
             raise ConfigError(f"min_seconds {least:g} is more than max_seconds {most:g}")
+        if self.hdr == "keep" and self.encoder not in ("libx264", "smart", "copy"):
+            raise ConfigError(f"hdr keep: {self.encoder} writes 8 bits only; take encoder libx264")
 
 
 @dataclass(frozen=True)
@@ -116,7 +127,10 @@ class CutJob:
     ) -> list[Made | MediaError | OSError]:
         clips.keep_freed_memory()
         path, asked = task
-        media = Media(path, root=self.root or None)
+        media = Media(
+            path, root=self.root or None,
+            deinterlace=self.cutting.deinterlace, tone_map=self.cutting.hdr == "tonemap",
+        )  # fmt: skip
         if media.info.is_image:
             raise MediaError("no_frames", "a picture has no clips")
         lengths = sum(clip.end - clip.start for clip in asked)
@@ -182,7 +196,11 @@ class CutJob:
     def _splice(self, media: Media, part: Part, made: dict[Path, Made | MediaError | OSError]) -> str:
         """Copy what can be copied of a part; where that is nothing, or does not decode, say why."""
         try:
+            if media.changes_pictures:
+                raise NotCopyable("its picture is to be changed")
             coding = self._coding(media.info, part)
+            if coding.field_order:
+                raise NotCopyable("it is interlaced")
             seams = clips.splice(part.partial, media, part.first, part.stop, coding, self.cutting.keep_audio)
             if not _decodes(Media(str(part.partial)), media.info, part, seams):
                 return "what was copied does not decode as it should"
@@ -254,7 +272,9 @@ class CutJob:
         cutting = self.cutting
         encoder = "libx264" if cutting.encoder == "smart" else cutting.encoder
         filters = picture_filters(info, cutting, part.crop)
-        return Coding.of(encoder, filters, crf=cutting.crf, preset=cutting.preset)
+        coding = Coding.of(encoder, filters, crf=cutting.crf, preset=cutting.preset)
+        pixels = TEN_BITS if info.hdr and cutting.hdr == "keep" else EIGHT_BITS
+        return replace(coding, pixels=pixels, field_order=info.fields if cutting.deinterlace == "off" else "")
 
     def _crop(self, media: Media, first: int, stop: int) -> tuple[int, int, int, int]:
         """x, y, width and height of the picture without black borders: even numbers, never into content."""
@@ -346,7 +366,8 @@ def picture_filters(
         high, wide = fit(high, wide, short=cutting.shorter_size)
     if (high, wide) != (height, width):
         high, wide = (max(2, round(side / 2) * 2) for side in (high, wide))
-        filters.append(("scale", f"{wide}:{high}"))
+        woven = info.fields and cutting.deinterlace == "off"
+        filters.append(("scale", f"{wide}:{high}" + (":interl=1" if woven else "")))
     if high % 2 or wide % 2:
         filters.append(("pad", "ceil(iw/2)*2:ceil(ih/2)*2"))
     if cutting.target_fps is not None:

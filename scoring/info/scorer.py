@@ -15,6 +15,7 @@ class Info(Scorer):
     """Facts of the container and the decoded stream. A picture has one frame and no rate or length."""
 
     name: ClassVar[str] = "info"
+    version: ClassVar[int] = 2
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -29,6 +30,14 @@ class Info(Scorer):
             Column("codec", "text", "", "FFmpeg's name of the video codec or picture format"),
             Column("bit_rate", "int", "bit/s", "of the whole file"),
             Column("has_audio", "bool", "", "whether there is a sound stream"),
+            Column("video_streams", "int", "", "video streams in the file, of which the best is read"),
+            Column("color_transfer", "text", "", "FFmpeg's name of the transfer function, or unknown"),
+            Column("color_primaries", "text", "", "FFmpeg's name of the primaries, or unknown"),
+            Column("bit_depth", "int", "bits", "of a sample"),
+            Column("hdr", "bool", "", "whether it is of high dynamic range (PQ, HLG)"),
+            Column(
+                "interlaced", "bool", "", "whether pictures are woven of two fields, by flags and pictures"
+            ),
         )
 
     def times(self, info: MediaInfo) -> object:
@@ -49,6 +58,12 @@ class Info(Scorer):
             info.codec,
             round(8 * info.size_bytes / info.duration) if info.duration else None,
             info.has_audio,
+            info.video_streams,
+            info.color_transfer,
+            info.color_primaries,
+            info.bit_depth,
+            info.hdr,
+            bool(info.fields),
         )
 
     def score(self, model: Any, items: Sequence[Any]) -> list[tuple[Any, ...]]:
