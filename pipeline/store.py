@@ -43,7 +43,7 @@ import pyarrow.parquet as pq
 from pipeline import meta
 from pipeline.errors import MAX_TRIES, TRANSIENT, Incomplete, MediaError, StorageError, storing
 from pipeline.launch import Rank
-from pipeline.media import READERS
+from pipeline.media import READERS, VERSION
 from pipeline.scorer import MODELS, Feature, Scorer, provenance
 
 log = logging.getLogger(__name__)
@@ -124,12 +124,13 @@ class Store:
     def __init__(self, folder: Path, reader: str = READERS[0], models: Path = MODELS) -> None:
         self.folder = folder / FOLDER
         self._models = models
-        self._by = "" if reader == READERS[0] else f" read by {reader}"
+        self._by = f" frames v{VERSION}" + ("" if reader == READERS[0] else f" read by {reader}")
 
     def cells(self, scorer: Scorer) -> Cells:
         """The verdicts of a scorer with its parameters."""
         names = tuple(column.name for column in scorer.columns)
-        return self.verdicts_of(scorer.name, provenance(scorer, self._models) + self._by, names)
+        by = self._by if "path" in scorer.reads else ""
+        return self.verdicts_of(scorer.name, provenance(scorer, self._models) + by, names)
 
     def vectors(self, feature: Feature) -> VectorFolder:
         """The vectors of a feature with its parameters."""

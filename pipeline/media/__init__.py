@@ -10,11 +10,15 @@ from pipeline.media.frame import Frame, fit
 from pipeline.media.info import EVERY_FRAME, MediaInfo
 from pipeline.media.paths import check_path
 
+#: Raise it when frames, their number or their times change for the same file: what was made of them is made anew.
+VERSION = 2
+
 __all__ = [
     "DEINTERLACE",
     "EVERY_FRAME",
     "MAX_BAD_RATIO",
     "READERS",
+    "VERSION",
     "Frame",
     "Media",
     "MediaInfo",

@@ -44,6 +44,7 @@ from pipeline.errors import (
     storing,
 )
 from pipeline.log import Progress
+from pipeline.media import VERSION
 from pipeline.run import GIB, RunOptions, write_sidecar
 from pipeline.scorer import every_column
 from pipeline.splitting import clips
@@ -346,7 +347,7 @@ def _carry_out(
         with _claiming(cutting.save_dir) as claims:
             plan = make_plan(frame, cutting, claims)
         sources = frame.assign(path=frame["source_path"]) if "source_path" in columns else frame
-        meaning = f"cut v3 {replace(cutting, min_seconds=None, max_seconds=None)!r}"
+        meaning = f"cut v3 frames v{VERSION} {replace(cutting, min_seconds=None, max_seconds=None)!r}"
         cells = Store(output.parent).verdicts_of("cut", meaning, ("made",))
         results = _cut_all(sources, plan, cutting, options, cells)
         _write(frame, sources, plan, results, cutting, status)
