@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -281,3 +282,60 @@ KINDS: dict[str, Callable[[Path], Made]] = {
 def every_kind(folder: Path, names: Iterable[str] = KINDS) -> dict[str, Made]:
     """The named files, made in `folder`."""
     return {name: KINDS[name](folder / name) for name in names}
+
+
+# --- pictures that are not what they seem ---------------------------------------------------------
+
+
+def woven(path: Path, order: str, *options: str, flagged: bool = True, codec: Sequence[str] = ()) -> Path:
+    """50 fields a second, each of another moment, in 25 pictures a second of 720x576.
+
+    Args:
+        order: "tff" or "bff", the field that is shown first.
+        flagged: the stream says so.
+    """
+    top = order == "tff"
+    filters = f"scroll=h=0.02,tinterlace=interleave_{'top' if top else 'bottom'},fieldorder={order}"
+    x264 = ("-c:v", "libx264", "-preset", "ultrafast", "-crf", "20", "-pix_fmt", "yuv420p")
+    flags = ("-flags", "+ilme+ildct") if flagged else ()
+    filters += "" if flagged else ",setfield=prog"
+    source = ("-f", "lavfi", "-i", "testsrc2=size=720x576:rate=50:duration=2", "-vf", filters, "-r", "25")
+    ffmpeg_run(*source, *(codec or x264), *flags, *options, f"file:{path}")
+    return path
+
+
+def progressive(path: Path, *options: str, filters: str = "null") -> Path:
+    """The same in whole pictures."""
+    source = (
+        "-f",
+        "lavfi",
+        "-i",
+        "testsrc2=size=720x576:rate=25:duration=2",
+        "-vf",
+        f"scroll=h=0.04,{filters}",
+    )
+    coder = ("-c:v", "libx264", "-preset", "ultrafast", "-crf", "20", "-pix_fmt", "yuv420p")
+    ffmpeg_run(*source, *coder, *options, f"file:{path}")
+    return path
+
+
+#: a, b, c, d of the matrix by which a picture is displayed (ISO/IEC 14496-12, 6.2.2), and what numpy makes of that.
+DISPLAYED: dict[str, tuple[tuple[int, int, int, int], Callable[[np.ndarray], np.ndarray]]] = {
+    "mirrored": ((-1, 0, 0, 1), np.fliplr),
+    "upside_down": ((1, 0, 0, -1), np.flipud),
+    "turned_180": ((-1, 0, 0, -1), lambda image: np.rot90(image, 2)),
+    "turned_right": ((0, 1, -1, 0), lambda image: np.rot90(image, -1)),
+    "turned_left": ((0, -1, 1, 0), lambda image: np.rot90(image, 1)),
+    "transposed": ((0, 1, 1, 0), lambda image: np.swapaxes(image, 0, 1)),
+    "transposed_crosswise": ((0, -1, -1, 0), lambda image: np.rot90(np.swapaxes(image, 0, 1), 2)),
+}
+
+
+def displayed(plain: Path, path: Path, how: str) -> Path:
+    """A copy of an MP4 whose display matrix turns or mirrors the picture."""
+    a, b, c, d = DISPLAYED[how][0]
+    data = plain.read_bytes()
+    at = data.index(b"tkhd") + 4 + 40  # the matrix of a track header of version 0
+    matrix = (a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
+    path.write_bytes(data[:at] + struct.pack(">9i", *matrix) + data[at + 36 :])
+    return path

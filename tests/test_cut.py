@@ -137,6 +137,18 @@ def test_a_clip_is_as_displayed_with_even_sides(pieces: Pieces, name: str) -> No
         assert (info.rotation, info.pixel_aspect, info.codec) == (0, 1, "h264")
 
 
+def test_a_clip_is_mirrored_and_turned_as_its_source_is_displayed(tmp_path: Path) -> None:
+    plain = footage.cfr(tmp_path / "plain.mp4").path
+    paths = [footage.displayed(plain, tmp_path / f"{how}.mp4", how) for how in footage.DISPLAYED]
+    rows = [{"path": str(path), "timestamp": scenes((0.4, 0.8))} for path in paths]
+    done = Cut(tmp_path, rows)
+    assert done.failed == []
+    for path, clip in zip(paths, done.clips, strict=True):
+        [before], [after] = Media(str(path)).frames([12]), Media(clip["path"]).frames([2])
+        assert before.luma().shape == after.luma().shape
+        assert np.abs(before.luma().astype(int) - after.luma()).mean() < 4, path.name
+
+
 def test_an_odd_side_is_padded_and_the_picture_not_scaled(pieces: Pieces) -> None:
     source, frames, clip = pieces["odd_size.mkv"][0]
     before = next(Media(str(source.path)).frames([frames.start])).luma().astype(int)

@@ -121,6 +121,23 @@ def test_pixels_that_are_not_square_are_reported(tmp_path: Path) -> None:
     assert (info.height, info.width) == (240, 320)
 
 
+@pytest.mark.parametrize("how", footage.DISPLAYED)
+def test_a_picture_is_mirrored_and_turned_as_its_matrix_says(
+    kinds: dict[str, footage.Made], tmp_path: Path, how: str
+) -> None:
+    turn = footage.DISPLAYED[how][1]
+    plain = kinds["cfr.mp4"].path
+    before = next(Media(str(plain)).frames([7]))
+    media = Media(str(footage.displayed(plain, tmp_path / "a.mp4", how)))
+    frame = next(media.frames([7]))
+    assert np.array_equal(frame.rgb(), turn(before.rgb()))
+    assert np.array_equal(frame.luma(), turn(before.luma()))
+    assert (media.info.height, media.info.width) == frame.rgb().shape[:2]
+    sides = (27, 48) if media.info.rotation % 180 == 0 else (48, 27)
+    assert np.array_equal(frame.scaled(*sides), turn(before.scaled(27, 48)))
+    assert frame.luma(30, 40).shape == (30, 40)
+
+
 def test_a_container_is_known_by_its_content_not_its_name(
     kinds: dict[str, footage.Made], tmp_path: Path
 ) -> None:
