@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -17,7 +18,7 @@ from pipeline.errors import MediaError
 #: are left out: FFmpeg would follow them to other files and to the network.
 FORMATS: Final = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,apng,"
-    "h264,hevc,m4v,ivf,obu,mxf,nut,rm,dv,yuv4mpegpipe"
+    "h264,hevc,m4v,mjpeg,ivf,obu,mxf,nut,rm,dv,yuv4mpegpipe"
 )
 MAX_PIXELS: Final = 8192 * 8192  # room for 8K, not for a 144-megapixel bomb
 MAX_STREAMS: Final = 64
@@ -31,7 +32,8 @@ CODECS: Final = frozenset(
     "h264 hevc av1 libdav1d libaom-av1 vvc vp7 vp8 vp9 libvpx libvpx-vp9 vp6 vp6f mpeg1video "
     "mpeg2video mpeg4 msmpeg4v1 msmpeg4v2 msmpeg4 h261 h263 h263i flv wmv1 wmv2 wmv3 vc1 theora "
     "mjpeg mjpegb gif apng png webp prores dnxhd cfhd dvvideo ffv1 huffyuv ffvhuff utvideo rawvideo "
-    "qtrle rpza svq1 svq3 cinepak rv10 rv20 rv30 rv40 jpeg2000 hap".split()
+    "qtrle rpza svq1 svq3 cinepak rv10 rv20 rv30 rv40 jpeg2000 hap "
+    "v210 r210 magicyuv dirac jpegls zmbv flashsv flashsv2 msvideo1".split()
 )
 
 #: With the sound decoders that FFmpeg needs to make out what a container holds.
@@ -53,9 +55,21 @@ CONTAINER_OPTIONS: Final = {
 av.logging.set_level(av.logging.PANIC)
 
 
-def opened(real_path: str) -> InputContainer:
+def opened(real_path: str, demuxer: str | None = None) -> InputContainer:
+    """Open a file.
+
+    Args:
+        demuxer: FFmpeg's name of its format, where that is known; else FFmpeg finds it.
+
+    Raises:
+        MediaError: it cannot be opened, or is in a format that is not read.
+    """
     try:
-        return av.open(f"file:{real_path}", container_options=CONTAINER_OPTIONS, timeout=OPEN_SECONDS)
+        try:
+            return _opened(real_path, demuxer)
+        except av.error.ArgumentError:  # FFmpeg took a format that is not read from the ending of the name
+            with _nameless(real_path) as path:
+                return _opened(path, demuxer)
     except (av.error.InvalidDataError, av.error.EOFError) as error:
         raise MediaError("corrupt", "no format that FFmpeg knows") from error
     except av.error.ArgumentError as error:
@@ -70,6 +84,20 @@ def opened(real_path: str) -> InputContainer:
         raise MediaError("unreadable", error.strerror or "") from error
     except av.error.FFmpegError as error:
         raise MediaError("corrupt", str(error)) from error
+
+
+def _opened(path: str, demuxer: str | None) -> InputContainer:
+    return av.open(f"file:{path}", format=demuxer, container_options=CONTAINER_OPTIONS, timeout=OPEN_SECONDS)
+
+
+@contextlib.contextmanager
+def _nameless(real_path: str) -> Iterator[str]:
+    """Another path of a file, without an ending; good for opening it while this lasts."""
+    descriptor = os.open(real_path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
 
 
 def video_stream(container: InputContainer) -> VideoStream:

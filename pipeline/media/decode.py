@@ -7,7 +7,6 @@ import itertools
 import os
 import queue
 import threading
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from typing import Any, Final
@@ -16,10 +15,10 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.errors import MediaError
-from pipeline.media.container import MAX_PIXELS, decoded, decoder_of, demuxed, heard, opened, video_stream
+from pipeline.media import images
+from pipeline.media.container import decoded, decoder_of, demuxed, heard, opened, video_stream
 from pipeline.media.frame import Frame
 from pipeline.media.info import MediaInfo, frame_rate
 from pipeline.media.packets import Packets, Picker
@@ -38,10 +37,6 @@ SHRUNK_AHEAD: Final = 1024  # frames made small that wait for their turn, in all
 INDEXED: Final = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 LEAP_PACKETS: Final = 500  # more than that ahead of a wanted frame are not read
 SOUND_SLACK_SECONDS: Final = 5.0  # between where sound is looked for and where it is wanted
-IMAGE_FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM")
-
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS
-warnings.simplefilter("error", Image.DecompressionBombWarning)  # Pillow fails only at twice as many
 
 
 class Media:
@@ -63,8 +58,14 @@ class Media:
         self._real, self._status = check_path(path, root)
         self._reader = reader
         self._image: np.ndarray | None = None
+        self._animation: images.WebpAnimation | None = None
         self._packets: Packets | None = None
-        self.info = self._open_image(path) or self._open_video(path)
+        try:
+            found = images.signature(self._real)
+        except OSError as error:
+            raise MediaError("unreadable", error.strerror or "") from error
+        self._demuxer = images.DEMUXERS.get(found.format) if found.moving else None
+        self.info = self._open_image(path, found) or self._open_video(path)
 
     def check_unchanged(self) -> None:
         """Raise MediaError `changed` if the file is no longer the one that was opened."""
@@ -75,30 +76,33 @@ class Media:
         if (now.st_size, now.st_mtime_ns) != (self._status.st_size, self._status.st_mtime_ns):
             raise MediaError("changed", "its size or time changed while it was read")
 
-    def _open_image(self, path: str) -> MediaInfo | None:
-        try:
-            with Image.open(self._real, formats=IMAGE_FORMATS) as picture:
-                if getattr(picture, "n_frames", 1) > 1 and picture.format != "TIFF":
-                    return None  # an animation: FFmpeg knows its times
-                if picture.width * picture.height > MAX_PIXELS:
-                    raise MediaError("too_large", f"{picture.width}x{picture.height}")
-                codec = str(picture.format).lower()
-                self._image = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
-        except UnidentifiedImageError:
+    def _opened(self) -> InputContainer:
+        return opened(self._real, self._demuxer)
+
+    def _open_image(self, path: str, found: images.Signature) -> MediaInfo | None:
+        """Open a picture or an animated WebP; None where FFmpeg is to read the file."""
+        if found.still:
+            self._image = images.picture(self._real, found)
+            seconds, duration = np.zeros(1), 0.0
+        elif found.format == "WEBP":
+            self._animation = images.WebpAnimation(self._real)
+            if next(self._animation.frames(np.zeros(1, int)), None) is None:
+                raise MediaError("decode_error", "no frame decodes")
+            seconds, duration = self._animation.seconds, self._animation.duration
+        if self._image is not None:
+            height, width = self._image.shape[:2]
+        elif self._animation is not None:
+            height, width = self._animation.height, self._animation.width
+        else:
             return None
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise MediaError("too_large", str(error)) from error
-        except (OSError, ValueError, SyntaxError, EOFError) as error:
-            raise MediaError("decode_error", str(error)) from error
-        height, width = self._image.shape[:2]
         return MediaInfo(
-            path, width, height, rotation=0, codec=codec, frame_seconds=np.zeros(1), duration=0.0,
-            fps=0.0, pixel_aspect=1.0, has_audio=False, size_bytes=self._status.st_size,
-            is_image=True,
+            path, width, height, rotation=0, codec=found.format.lower(), frame_seconds=seconds,
+            duration=duration, fps=frame_rate(len(seconds), duration, 0.0), pixel_aspect=1.0,
+            has_audio=False, size_bytes=self._status.st_size, is_image=self._image is not None,
         )  # fmt: skip
 
     def _open_video(self, path: str) -> MediaInfo:
-        with opened(self._real) as container:
+        with self._opened() as container:
             stream = video_stream(container)
             codec = stream.codec_context.codec.canonical_name
             nominal = float(stream.average_rate or stream.guessed_rate or 0)
@@ -150,7 +154,13 @@ class Media:
             needed = None
         if asked is not None and not len(asked):
             return
-        pictures = self._decode_by_decord(asked) if self._reader == "decord" else self._decode(asked, needed)
+        pictures: Iterator[tuple[av.VideoFrame | np.ndarray, int]]
+        if self._animation is not None:
+            pictures = self._animation.frames(asked)
+        elif self._reader == "decord":
+            pictures = self._decode_by_decord(asked)
+        else:
+            pictures = self._decode(asked, needed)
         for picture, index in pictures:
             yield Frame(picture, index, self.info)
 
@@ -202,13 +212,15 @@ class Media:
     @property
     def tick(self) -> Fraction:
         """Seconds of a unit of time stamps."""
+        if self._animation is not None:
+            return self._animation.tick
         assert self._packets is not None
         return self._packets.tick
 
     def stamps(self, first: int, stop: int) -> np.ndarray | None:
         """[N] int64: presentation time stamps of the frames [first, stop); None where there are none."""
-        packets = self._packets
-        return None if packets is None or packets.stamps is None else packets.stamps[first:stop]
+        timed = self._animation or self._packets
+        return None if timed is None or timed.stamps is None else timed.stamps[first:stop]
 
     def stored_order(self, first: int, stop: int) -> np.ndarray:
         """[N] int64: the frames [first, stop), counted from `first`, as their packets stand in the file."""
@@ -224,9 +236,11 @@ class Media:
             MediaError: the packet is not there.
         """
         packets = self._packets
+        if self._animation is not None:
+            raise MediaError("partial", "an animated WebP cannot be copied in parts")
         assert packets is not None and packets.stamps is not None
         stamp = int(packets.stamps[first])
-        with opened(self._real) as container:
+        with self._opened() as container:
             stream = video_stream(container)
             for seek in (True, False):
                 if seek:
@@ -252,7 +266,7 @@ class Media:
         """
         packets = self._packets
         if packets is None or packets.stamps is None:
-            return first
+            return stop if self._animation is not None else first  # packets() says why it cannot
         order = self.stored_order(first, stop)
         places = packets.places[first:stop][order]
         counted = np.arange(len(order))
@@ -264,7 +278,7 @@ class Media:
     def sound(self, ahead_of: float) -> Iterator[tuple[Iterator[av.AudioFrame], float]]:
         """The first sound stream from some time ahead of `ahead_of` seconds on, and on its clock the seconds
         at which the first frame is shown."""
-        with opened(self._real) as container:
+        with self._opened() as container:
             stream = container.streams.audio[0]
             zero = (container.start_time or 0) / av.time_base
             if self.info.has_times:
@@ -310,7 +324,7 @@ class Media:
         packets = self._packets
         assert packets is not None
         pick = Picker(packets, np.arange(packets.count) if wanted is None else wanted)
-        with opened(self._real) as container:
+        with self._opened() as container:
             stream = video_stream(container)
             context = decoder_of(stream)
             group, feeding = -1, False
@@ -356,7 +370,7 @@ class Media:
                 if found is not None and position <= there <= ahead[0]:
                     position, coming = there, itertools.chain([found], coming)
                 else:  # the index is wrong: all is read, from another opening of the file
-                    with opened(self._real) as again:
+                    with self._opened() as again:
                         for at, packet in enumerate(demuxed(again, video_stream(again))):
                             if at >= position:
                                 yield at, packet

@@ -37,7 +37,8 @@ class Frame:
 
     def stored(self) -> av.VideoFrame:
         """As it was decoded: not turned, and of the size that it has in the file."""
-        assert isinstance(self._source, av.VideoFrame)
+        if isinstance(self._source, np.ndarray):
+            return av.VideoFrame.from_ndarray(self._source, format="rgb24")
         return self._source
 
     def rgb(self, height: int | None = None, width: int | None = None) -> np.ndarray:
