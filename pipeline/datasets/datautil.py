@@ -25,8 +25,7 @@ import pyarrow as pa
 from pipeline import launch, meta
 from pipeline.cli import Parser, run_main
 from pipeline.config import option
-from pipeline.datasets import captions
-from pipeline.datasets.convert import IMAGE_ENDINGS, VIDEO_ENDINGS
+from pipeline.datasets import captions, filetypes
 from pipeline.datasets.expression import Expression
 from pipeline.errors import CallError, ConfigError, MetaError, one_line
 from pipeline.run import RunOptions, compute, join, write_sidecar
@@ -202,8 +201,10 @@ class Verbs:
     filter_dyn_fps: bool = option(False, "keep num_frames >= keep_frames x ceil(fps / max_fps)")
     dyn_fps_max_fps: float = option(16.0, "max_fps of --filter_dyn_fps", gt=0)
     dyn_fps_keep_frames: int = option(32, "keep_frames of --filter_dyn_fps", ge=1)
-    img_only: bool = option(False, "keep pictures, by the ending of the name")
-    vid_only: bool = option(False, "keep videos, by the ending of the name")
+    img_only: bool = option(
+        False, "keep pictures, by the ending of the name, or the first bytes where that leaves it open"
+    )
+    vid_only: bool = option(False, "keep videos, in the same way")
     h_le_w: bool = option(False, "keep height <= width")
     keep_best: tuple[str, ...] = option(
         (), "keep that share of rows, highest first", names=("PERCENT", "COLUMN")
@@ -383,14 +384,20 @@ def _paths(sieve: Sieve, verbs: Verbs) -> None:
     if verbs.path_filter_substr is not None:
         hit = meta.text(sieve.frame, "path").str.contains(verbs.path_filter_substr, regex=False)
         sieve.drop(hit.to_numpy(bool), f"path: holds {verbs.path_filter_substr}", "path with a text")
-    for wanted, endings, name in (
-        (verbs.img_only, IMAGE_ENDINGS, "picture"),
-        (verbs.vid_only, VIDEO_ENDINGS, "video"),
+    for wanted, kind, name in (
+        (verbs.img_only, filetypes.IMAGE, "picture"),
+        (verbs.vid_only, filetypes.VIDEO, "video"),
     ):
         if wanted:
-            ending = [os.path.splitext(p)[1].lower() for p in meta.text(sieve.frame, "path")]
-            other = np.array([e not in endings for e in ending], bool)
-            sieve.drop(other, f"path: no {name}", f"no {name}")
+            other = [_kind_of(path) != kind for path in meta.text(sieve.frame, "path")]
+            sieve.drop(np.array(other, bool), f"path: no {name}", f"no {name}")
+
+
+def _kind_of(path: str) -> str:
+    """Whether a path is that of a video or of a picture; a file is opened only where its ending leaves that open."""
+    ending = os.path.splitext(path)[1].lower()
+    known = ending in filetypes.CHECKED_ENDINGS and os.path.isfile(path)
+    return filetypes.kind_of(path if known else None, ending)
 
 
 def _captions(sieve: Sieve, verbs: Verbs) -> None:
