@@ -20,7 +20,7 @@ from typing import Any
 import fsspec
 import pandas as pd
 
-from pipeline import meta
+from pipeline import meta, textfile
 from pipeline.cli import Parser, run_main
 from pipeline.config import option
 from pipeline.datasets import filetypes
@@ -295,9 +295,13 @@ def _downloaded(url: str, folder: str) -> str:
 
 def _from_json(path: Path) -> pd.DataFrame:
     try:
-        return _json_frame(path, json.loads(path.read_text("utf-8-sig")))
+        text = textfile.decode(path.read_bytes())
     except OSError as error:
         raise CallError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise CallError(f"{path}: {error}") from error
+    try:
+        return _json_frame(path, json.loads(text))
     except ValueError as error:
         raise CallError(f"{path}: not JSON: {error}") from error
     except RecursionError as error:
