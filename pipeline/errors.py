@@ -46,6 +46,7 @@ CODES = {
     "gpu_oom": "more GPU memory than there is, even alone",
     "nonfinite": "the result is NaN or infinite",
     "bad_value": "a cell that this tool reads does not hold what it must",
+    "bad_text": "a caption file that cannot be decoded or parsed",
     "bad_output": "the model's answer cannot be used",
     "changed": "the file changed while it was read",
     "model_error": "the model refused this sample",

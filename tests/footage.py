@@ -10,6 +10,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from tools import ffmpeg
 
@@ -191,6 +192,23 @@ def gif(path: Path) -> Made:
     return evenly(numbered(path, 30, codec=("-c:v", "gif")), range(30))
 
 
+def apng(path: Path) -> Made:
+    return evenly(numbered(path, 30, "-f", "apng", codec=("-c:v", "apng")), range(30))
+
+
+def webp(path: Path) -> Made:
+    """10 pictures for 100 ms, 20 for 40 ms each; most of them hold only what changes."""
+    first, *others = (Image.fromarray(picture(n)) for n in range(30))
+    shown = [100] * 10 + [40] * 20
+    first.save(path, save_all=True, append_images=others, duration=shown, quality=90, minimize_size=True)
+    return Made(path, list(range(30)), np.cumsum([0, *shown[:-1]]) / 1000)
+
+
+def motion_jpeg(path: Path) -> Made:
+    """Pictures one after another without a container, and so without times."""
+    return evenly(numbered(path, 30, codec=("-c:v", "mjpeg", "-q:v", "3")), range(30))
+
+
 def vp8(path: Path) -> Made:
     coder = ("-c:v", "libvpx", "-b:v", "1M", "-deadline", "realtime", "-cpu-used", "8", "-g", "15")
     return evenly(numbered(path, 40, codec=coder), range(40))
@@ -268,6 +286,9 @@ KINDS: dict[str, Callable[[Path], Made]] = {
     "mpeg_ts.ts": mpeg_ts,
     "no_times.h264": no_times,
     "animation.gif": gif,
+    "animation.png": apng,
+    "animation.webp": webp,
+    "motion.mjpeg": motion_jpeg,
     "vp8.webm": vp8,
     "hevc.mp4": hevc,
     "refreshed.mp4": refreshed,

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import unicodedata
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline import meta
 from pipeline.datasets.convert import ConvertOptions, convert
-from pipeline.errors import CallError, ClipsheetError
+from pipeline.datasets.filetypes import look
+from pipeline.errors import CallError, ClipsheetError, MediaError
 from pipeline.status import Status
-from tests import footage
+from tests import footage, heif
 from tests.conftest import Tool, read_table
 from tests.test_meta import without_privileges
 
@@ -148,6 +152,153 @@ def test_a_file_of_unknown_ending_is_looked_into(root: Path) -> None:
     os.mkfifo(root / "pipe")
     rows = listed(root, num_workers=1)[1]
     assert [row["relpath"] for row in rows] == ["film", "film.xyz"]
+
+
+# --- pictures and animations -------------------------------------------------------------------
+
+
+def test_animations_are_videos_and_pictures_are_none_whatever_the_ending(root: Path) -> None:
+    image = footage.picture(1)
+    for name in ("still.png", "still.webp", "still.avif", "still.apng"):
+        Image.fromarray(image).save(root / name, "PNG" if name.endswith("png") else None)
+    heif.write_grid(root / "still.heic", image, tile=128)
+    shutil.copy(root / "still.heic", root / "still.heif")
+    footage.apng(root / "moving.png")
+    shutil.copy(root / "moving.png", root / "moving.apng")
+    footage.webp(root / "moving.webp")
+    footage.gif(root / "moving.gif")
+    footage.motion_jpeg(root / "moving.mjpeg")
+    coder = ("-c:v", "libaom-av1", "-cpu-used", "8", "-pix_fmt", "yuv420p")
+    footage.numbered(root / "moving.avif", 3, codec=coder)
+    stills = sorted(path.name for path in root.glob("still.*"))
+    assert relpaths(root, "image") == stills
+    assert relpaths(root, "video") == sorted(path.name for path in root.glob("moving.*"))
+    for path in list(root.iterdir()):  # without an ending they are opened
+        path.rename(root / path.name.replace(".", "_"))
+    assert relpaths(root, "image") == [name.replace(".", "_") for name in stills]
+    assert len(relpaths(root, "video")) == 6
+    assert failed(root) == []
+
+
+def test_what_has_the_name_of_a_picture_and_cannot_be_read_is_a_row_for_the_next_tool(root: Path) -> None:
+    touch(root, "empty.webp", "empty.png", "empty.apng")
+    (root / "text.heic").write_text("no picture")
+    (root / "dangling.avif").symlink_to("absent.avif")
+    os.mkfifo(root / "pipe.png")
+    (root / "zero.webp").symlink_to("/dev/zero")
+    images = ["dangling.avif", "empty.png", "empty.webp", "pipe.png", "text.heic", "zero.webp"]
+    assert relpaths(root, "image") == images
+    assert relpaths(root, "video") == ["empty.apng"]
+
+
+def test_ogg_is_listed_where_it_holds_video(root: Path) -> None:
+    footage.numbered(root / "video.ogg", 5, codec=("-c:v", "libtheora"))
+    footage.ffmpeg_run("-f", "lavfi", "-i", "sine=d=1", "-c:a", "libvorbis", f"file:{root / 'sound.ogg'}")
+    assert relpaths(root) == ["video.ogg"]
+
+
+# --- what looks like a video and is not read ---------------------------------------------------
+
+HLS = "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\na.ts\n#EXT-X-ENDLIST\n"
+SDP = "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n"
+PLAYLISTS = {
+    "a.m3u8": HLS, "hls.mp4": HLS, "hls": HLS, "hls.mkv": f"\ufeff{HLS}",
+    "a.ffconcat": "ffconcat version 1.0\nfile 'a.mp4'\n",
+    "concat": "ffconcat version 1.0\nfile 'a.mp4'\n", "a.sdp": SDP, "session": SDP,
+    "a.mpd": '<?xml version="1.0"?>\n<!-- x --><MPD xmlns="urn:mpeg:dash:schema:mpd:2011"></MPD>',
+}  # fmt: skip
+
+
+def refusals(root: Path, kind: str = "video") -> dict[str, str]:
+    """The code of every file that is not listed, and a check of what is said about them."""
+    status, rows = listed(root, kind, num_workers=1)
+    found = {row["path"]: row["code"] for row in failed(root)}
+    assert not {row["relpath"] for row in rows} & set(found)
+    assert (status.exit_code, status.failed_rows) == (0, len(found))
+    assert not found or f"{len(found)} failed (" in status.line()
+    assert all(row["detail"] or row["code"] == "empty_file" for row in failed(root))
+    return found
+
+
+def test_a_playlist_is_named_with_its_reason(root: Path) -> None:
+    for name, text in PLAYLISTS.items():
+        (root / name).write_text(text, encoding="utf-8")
+    assert refusals(root) == dict.fromkeys(PLAYLISTS, "format_not_allowed")
+    for row in failed(root):
+        assert (
+            "playlist" in row["detail"]
+            or "script" in row["detail"]
+            or "SDP" in row["detail"]
+            or ("manifest" in row["detail"])
+        )
+
+
+def test_a_video_in_a_format_that_is_not_read_is_named_with_its_reason(root: Path) -> None:
+    footage.numbered(root / "a.wtv", 5, codec=("-c:v", "mpeg2video"))
+    shutil.copy(root / "a.wtv", root / "recording")
+    small = ("-vf", "scale=256:128", "-c:v", "roqvideo")
+    footage.numbered(root / "a.roq", 5, fps=30, codec=small)
+    footage.numbered(root / "a.avi", 5, codec=("-c:v", "asv1"))
+    (root / "a.avi").rename(root / "unread_codec")
+    data = footage.numbered(root / "whole.mp4", 20).read_bytes()
+    (root / "cut_off").write_bytes(data[: len(data) // 2])
+    (root / "text.bik").write_text("no video at all")
+    touch(root, "empty.swf")
+    assert refusals(root) == {
+        "a.wtv": "format_not_allowed", "recording": "format_not_allowed", "a.roq": "format_not_allowed",
+        "unread_codec": "format_not_allowed", "cut_off": "corrupt", "text.bik": "corrupt", "empty.swf": "empty_file",
+    }  # fmt: skip
+    assert relpaths(root) == ["whole.mp4"]
+    details = {row["path"]: row["detail"] for row in failed(root)}
+    assert details["recording"].startswith("wtv: ")
+    assert "asv1" in details["unread_codec"]
+
+
+def test_a_file_that_is_named_like_an_unread_format_but_is_read_is_listed(root: Path) -> None:
+    footage.numbered(root / "a.mp4", 5).rename(root / "really_mp4.wtv")
+    assert relpaths(root) == ["really_mp4.wtv"]
+    assert failed(root) == []
+
+
+def test_text_documents_programs_and_sound_are_no_videos(root: Path) -> None:
+    (root / "readme").write_text("just words\n" * 40)
+    (root / "subtitles").write_text("1\n00:00:01,000 --> 00:00:02,000\nHello\n")
+    (root / "script").write_text("#!/bin/sh\nexec true\n")
+    (root / "page").write_text("<!doctype html><html><body>no</body></html>")
+    (root / "paper").write_bytes(b"%PDF-1.7\n" + bytes(range(256)) * 40)
+    shutil.copy(sys.executable, root / "program")
+    for name in ("a.m4a", "a.wav", "a.flac", "a.mp3"):
+        footage.ffmpeg_run("-f", "lavfi", "-i", "sine=d=1", f"file:{root / name}")
+        shutil.copy(root / name, root / name.replace(".", "_"))
+    rng = np.random.default_rng(0)
+    for number in range(60):
+        (root / f"random_{number}").write_bytes(rng.bytes(int(rng.integers(10, 20_000))))
+    assert refusals(root) == {}
+    assert relpaths(root) == []
+    assert refusals(root, "image") == {}
+
+
+def test_a_picture_in_a_format_that_is_not_read_is_named_with_its_reason(root: Path) -> None:
+    image = Image.fromarray(footage.picture(1))
+    image.save(root / "a.jp2")
+    shutil.copy(root / "a.jp2", root / "scan")
+    image.save(root / "photo.nef", "TIFF", tiffinfo={254: 1})
+    (root / "a.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"></svg>')
+    (root / "a.psd").write_bytes(b"nothing")
+    found = refusals(root, "image")
+    assert found.pop("a.psd") == "corrupt"
+    assert found == dict.fromkeys(["a.jp2", "scan", "photo.nef", "a.svg"], "format_not_allowed")
+    assert refusals(root, "video") == {}
+
+
+def test_a_file_that_may_not_be_read_is_unreadable(root: Path) -> None:
+    footage.numbered(root / "a.mp4", 5).rename(root / "closed")
+    (root / "closed").chmod(0)
+    with without_privileges(), pytest.raises(MediaError, match="unreadable"):
+        look(str(root / "closed"))
+
+
+# --- folders -----------------------------------------------------------------------------------
 
 
 def test_hidden_files_and_folders_are_left_out(root: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from pipeline import meta
 from pipeline.config import build
@@ -18,6 +19,7 @@ from pipeline.datasets.datautil import FILTERS, UtilOptions, Verbs, datautil, su
 from pipeline.errors import CallError, ConfigError, MetaError
 from pipeline.run import RunOptions
 from pipeline.status import Status
+from tests import footage
 from tests.conftest import Tool, listing, read_table, write_table
 
 Row = dict[str, str]
@@ -356,6 +358,15 @@ def test_rows_by_their_path(tmp_path: Path, verbs: dict[str, Any], kept: list[st
     assert paths(found) == kept
     assert {row["reason"] for row in dropped} == {reason}
     assert sorted(row["n"] for row in [*found, *dropped]) == list("012345")
+
+
+def test_an_animation_is_a_video_and_no_picture(tmp_path: Path) -> None:
+    footage.webp(tmp_path / "moving.webp")
+    Image.fromarray(footage.picture(1)).save(tmp_path / "still.webp")
+    names = [str(tmp_path / name) for name in ("moving.webp", "still.webp", "absent.webp")]
+    path = table(tmp_path, path=names, n=list("012"))
+    assert paths(run(path, vid_only=True)[0]) == names[:1]
+    assert paths(run(path, img_only=True)[0]) == names[1:]
 
 
 def test_the_first_of_two_rows_of_one_path_stays_with_its_caption(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """A folder of videos or pictures as a table: python -m pipeline.datasets.convert video ROOT --output meta.csv
 
-Files are told by their name where its ending is that of a video (or picture), and else by looking
-into them. Rows are sorted by their path below ROOT, so that the same files give the same table.
+Files are known by the ending of their name where it is that of a video (or picture); where pictures and animations
+have the same, a few bytes tell them apart; others are opened. What looks like a video (or picture) and cannot be
+listed stands in `<output>_failed` with its reason. Rows are sorted by their path below ROOT, so that the same files
+give the same table.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +20,17 @@ from typing import Any
 import fsspec
 import pandas as pd
 
-from pipeline import media, meta
+from pipeline import meta, textfile
 from pipeline.cli import Parser, run_main
 from pipeline.config import option
+from pipeline.datasets import filetypes
+from pipeline.datasets.filetypes import (
+    CHECKED_ENDINGS,
+    PLAYLIST_BYTES,
+    Look,
+)
 from pipeline.errors import CallError, MediaError, one_line, storing
+from pipeline.media.container import beginning, playlist
 from pipeline.run import write_sidecar
 from pipeline.status import Status, recording
 from pipeline.store import working_on
@@ -28,18 +38,9 @@ from pipeline.workers import Pool
 
 log = logging.getLogger(__name__)
 
-VIDEO_ENDINGS = frozenset(
-    ".mp4 .m4v .mov .qt .avi .mkv .webm .flv .f4v .wmv .asf .mpg .mpeg .m2v .vob .ts .mts .m2ts .3gp "
-    ".3g2 .ogv .ogm .mxf .gif .divx .rm .rmvb .dv .y4m .h264 .h265 .hevc .ivf .nut .insv".split()
-)
-IMAGE_ENDINGS = frozenset(".jpg .jpeg .png .ppm .bmp .pgm .tif .tiff .webp .jfif".split())
-#: Files of these endings are neither and are not looked into.
-OTHER_ENDINGS = frozenset(
-    ".txt .md .csv .tsv .json .jsonl .yaml .yml .xml .html .htm .log .py .sh .srt .vtt .ass .sub .nfo "
-    ".pdf .zip .tar .gz .bz2 .xz .7z .rar .parquet .npy .npz .pt .pth .ckpt .safetensors .onnx .h5 "
-    ".mp3 .wav .flac .aac .m4a .ogg .opus .wma .db .sqlite .part .tmp .crdownload".split()
-)
-SNIFF_SECONDS = 20.0
+LOOK_SECONDS = 20.0
+#: Of a file whose ending says nothing: with these it is neither a video nor a picture that anybody misses.
+NOTHING_THERE = frozenset(["missing", "not_a_file", "empty_file", "bad_path", "outside_root"])
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,9 @@ def convert(kind: str, root: str, output: Path, options: ConvertOptions = Conver
             elif options.download:
                 raise CallError(f"--download copies the files of a URL; {root} is a folder")
             relpaths, refused = _list(kind, root, options.num_workers)
-            frame = pd.DataFrame({"path": [os.path.join(root, r) for r in relpaths]})
-            frame["id"] = [Path(r).stem for r in relpaths]
+            folder = os.path.join(root, "")
+            frame = pd.DataFrame({"path": [folder + r for r in relpaths]})
+            frame["id"] = [_stem(r) for r in relpaths]
             frame["relpath"] = relpaths
         frame = frame.astype(meta.TEXT)
         meta.write(frame, output)
@@ -103,17 +105,15 @@ def _list(kind: str, root: str, workers: int) -> tuple[list[str], list[tuple[str
         raise CallError(f"{_shown(root)}: the folder's name is not UTF-8; rename it")
     if not os.path.isdir(root):
         raise CallError(f"{root}: no such folder")
-    endings = VIDEO_ENDINGS if kind == "video" else IMAGE_ENDINGS
-    others = OTHER_ENDINGS | (IMAGE_ENDINGS if kind == "video" else VIDEO_ENDINGS)
     try:
         os.listdir(root)
     except OSError as error:
         raise CallError(f"{root}: cannot be read: {error.strerror}") from error
-    found = _walk(root, endings, others)
+    found = _walk(root, kind)
     if found.hidden:
         log.info("%s: %d hidden files are left out", root, found.hidden)
-    sniffed = _sniffed(kind, root, found.unknown, workers)
-    return sorted([*found.known, *sniffed]), found.refused
+    _look_into(kind, root, found, workers)
+    return sorted(found.known), found.refused
 
 
 @dataclass
@@ -125,9 +125,11 @@ class _Folder:
     listed: bool = False  # whether anything in it was
 
 
-def _walk(root: str, endings: frozenset[str], others: frozenset[str]) -> _Found:
+def _walk(root: str, kind: str) -> _Found:
     """All files below a folder; links to folders are followed, each folder once."""
     found = _Found()
+    endings, skipped = filetypes.endings(kind), filetypes.skipped_endings(kind)
+    videos = kind == filetypes.VIDEO
     seen: set[tuple[int, int]] = set()
     inside = [_enter(root, "", found, seen)]  # from the root down; folders may be nested thousands deep
     while inside:
@@ -141,19 +143,38 @@ def _walk(root: str, endings: frozenset[str], others: frozenset[str]) -> _Found:
             if inside:
                 inside[-1].listed |= folder.listed
             continue
-        path = os.path.join(folder.path, entry.name)
-        if entry.name.startswith("."):
+        name = entry.name
+        path = f"{folder.path}/{name}" if folder.path else name
+        if name.startswith("."):
             found.hidden += 1
-        elif not _is_utf8(entry.name):
+        elif not _is_utf8(name):
             found.refused.append((_shown(path), "bad_path", "the name is not UTF-8"))
         elif _is_folder(entry):
             inside.append(_enter(root, path, found, seen))
-        elif _ending(path) in endings:
+        elif (ending := _ending(name)) in CHECKED_ENDINGS:
+            if filetypes.kind_of(entry.path if _is_file(entry) else None, ending) == kind:
+                found.known.append(path)
+                folder.listed = True
+        elif ending in endings:
+            if videos and (what := _playlist_in(entry)):
+                found.refused.append((path, "format_not_allowed", f"{what} under the name of a video"))
+                continue
             found.known.append(path)
             folder.listed = True
-        elif _ending(path) not in others and _is_file(entry):
+        elif ending not in skipped and _is_file(entry):
             found.unknown.append(path)
     return found
+
+
+def _playlist_in(entry: os.DirEntry[str]) -> str:
+    """What kind of playlist a file under a video's name is; only files as small as playlists are opened."""
+    try:
+        status = entry.stat()
+    except OSError:
+        return ""
+    if not 0 < status.st_size <= PLAYLIST_BYTES or not stat.S_ISREG(status.st_mode):
+        return ""
+    return playlist(beginning(entry.path))
 
 
 def _enter(root: str, below: str, found: _Found, seen: set[tuple[int, int]]) -> _Folder:
@@ -171,7 +192,16 @@ def _enter(root: str, below: str, found: _Found, seen: set[tuple[int, int]]) -> 
 
 
 def _ending(path: str) -> str:
-    return os.path.splitext(path)[1].lower()
+    """In lower case, with its dot; of a name that does not begin with one."""
+    place = path.rfind(".")
+    return path[place:].lower() if place > path.rfind("/") + 1 else ""
+
+
+def _stem(path: str) -> str:
+    """As pathlib has it, at a fifth of the time."""
+    name = path.rpartition("/")[2]
+    stem, _, ending = name.rpartition(".")
+    return stem if stem and ending else name
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -189,6 +219,8 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_utf8(name: str) -> bool:
+    if name.isascii():
+        return True
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
@@ -201,28 +233,39 @@ def _shown(path: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Sniff:
-    """Whether a file can be opened as a video (or picture); runs in a worker process."""
+class _LookJob:
+    """Opens a file whose ending says nothing; runs in a worker process."""
 
-    kind: str
-
-    def __call__(self, path: str, allow: Callable[[float], None]) -> bool:
-        info = media.Media(path).info
-        return info.is_image == (self.kind == "image")
+    def __call__(self, path: str, allow: Callable[[float], None]) -> Look:
+        return filetypes.look(path)
 
 
-def _sniffed(kind: str, root: str, unknown: list[str], workers: int) -> Iterator[str]:
-    if not unknown:
+def _look_into(kind: str, root: str, found: _Found, workers: int) -> None:
+    """Open the files whose endings say nothing, and add them to those that are listed or refused."""
+    if not found.unknown:
         return
-    pool = Pool(
-        _Sniff(kind),
-        min(len(unknown), workers or os.cpu_count() or 1),
-        seconds=SNIFF_SECONDS,
-        memory_bytes=4 << 30,
-    )
-    for relpath, answer in pool.map((path, os.path.join(root, path)) for path in unknown):
-        if not isinstance(answer, MediaError) and answer:
-            yield relpath
+    processes = min(len(found.unknown), workers or os.cpu_count() or 1)
+    pool = Pool(_LookJob(), processes, seconds=LOOK_SECONDS, memory_bytes=4 << 30)
+    refused = []
+    for path, answer in pool.map((path, os.path.join(root, path)) for path in found.unknown):
+        named = _ending(path) in filetypes.unread_endings(kind)
+        if isinstance(answer, MediaError):  # it was not looked into
+            if named or answer.code not in NOTHING_THERE:
+                refused.append((path, answer.code, answer.detail))
+        elif answer.error is None and answer.kind == kind:
+            found.known.append(path)
+        elif answer.error is not None and (named or answer.kind == kind):
+            refused.append((path, answer.error.code, answer.error.detail))
+        elif named:
+            refused.append((path, *_misnamed(answer, kind)))
+    found.refused += sorted(refused)
+
+
+def _misnamed(found: Look, kind: str) -> tuple[str, str]:
+    """Code and detail of a file whose ending is that of videos (or pictures) that are not read."""
+    if found.kind:
+        return "format_not_allowed", f"no {kind}, but a {found.kind}"
+    return "corrupt", f"named like a {kind}, and in no format that is known"
 
 
 def _downloaded(url: str, folder: str) -> str:
@@ -252,9 +295,13 @@ def _downloaded(url: str, folder: str) -> str:
 
 def _from_json(path: Path) -> pd.DataFrame:
     try:
-        return _json_frame(path, json.loads(path.read_text("utf-8-sig")))
+        text = textfile.decode(path.read_bytes())
     except OSError as error:
         raise CallError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise CallError(f"{path}: {error}") from error
+    try:
+        return _json_frame(path, json.loads(text))
     except ValueError as error:
         raise CallError(f"{path}: not JSON: {error}") from error
     except RecursionError as error:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import os
 import re
 from collections import Counter
@@ -25,10 +24,10 @@ import pyarrow as pa
 from pipeline import launch, meta
 from pipeline.cli import Parser, run_main
 from pipeline.config import option
-from pipeline.datasets import captions
-from pipeline.datasets.convert import IMAGE_ENDINGS, VIDEO_ENDINGS
+from pipeline.datasets import captions, filetypes
+from pipeline.datasets.caption_files import caption_beside
 from pipeline.datasets.expression import Expression
-from pipeline.errors import CallError, ConfigError, MetaError, one_line
+from pipeline.errors import CallError, ConfigError, MediaError, MetaError, one_line
 from pipeline.run import RunOptions, compute, join, write_sidecar
 from pipeline.status import Status, recording
 from pipeline.store import Store, working_on
@@ -43,8 +42,6 @@ CAPTION_VERBS = (
     "merge_cmotion refine_llm_caption text_image2video text_refine_sentences append_text score_to_text "
     "text_undo_score2text clean_caption update_text"
 ).split()
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -202,8 +199,10 @@ class Verbs:
     filter_dyn_fps: bool = option(False, "keep num_frames >= keep_frames x ceil(fps / max_fps)")
     dyn_fps_max_fps: float = option(16.0, "max_fps of --filter_dyn_fps", gt=0)
     dyn_fps_keep_frames: int = option(32, "keep_frames of --filter_dyn_fps", ge=1)
-    img_only: bool = option(False, "keep pictures, by the ending of the name")
-    vid_only: bool = option(False, "keep videos, by the ending of the name")
+    img_only: bool = option(
+        False, "keep pictures, by the ending of the name, or the first bytes where that leaves it open"
+    )
+    vid_only: bool = option(False, "keep videos, in the same way")
     h_le_w: bool = option(False, "keep height <= width")
     keep_best: tuple[str, ...] = option(
         (), "keep that share of rows, highest first", names=("PERCENT", "COLUMN")
@@ -248,6 +247,7 @@ class Sieve:
         self._missing, self._strict = missing, strict
         self._dropped: list[pd.DataFrame] = []
         self.reasons: Counter[str] = Counter()
+        self.failures: list[pd.DataFrame] = []
 
     def drop(self, rows: np.ndarray, reasons: Sequence[str] | np.ndarray | str, told: str) -> None:
         """Drop the rows that [N] bool marks.
@@ -264,6 +264,10 @@ class Sieve:
         self._dropped.append(gone)
         self.reasons[told] += len(gone)
         self.frame = self.frame[~rows].reset_index(drop=True)
+
+    def failed(self) -> pd.DataFrame:
+        """The rows that could not be measured, and those whose captions could not be read, with the reasons."""
+        return meta.concatenate(self.failures) if self.failures else self.frame.iloc[:0]
 
     def dropped(self) -> pd.DataFrame:
         """All dropped rows with their column `reason`."""
@@ -383,23 +387,28 @@ def _paths(sieve: Sieve, verbs: Verbs) -> None:
     if verbs.path_filter_substr is not None:
         hit = meta.text(sieve.frame, "path").str.contains(verbs.path_filter_substr, regex=False)
         sieve.drop(hit.to_numpy(bool), f"path: holds {verbs.path_filter_substr}", "path with a text")
-    for wanted, endings, name in (
-        (verbs.img_only, IMAGE_ENDINGS, "picture"),
-        (verbs.vid_only, VIDEO_ENDINGS, "video"),
+    for wanted, kind, name in (
+        (verbs.img_only, filetypes.IMAGE, "picture"),
+        (verbs.vid_only, filetypes.VIDEO, "video"),
     ):
         if wanted:
-            ending = [os.path.splitext(p)[1].lower() for p in meta.text(sieve.frame, "path")]
-            other = np.array([e not in endings for e in ending], bool)
-            sieve.drop(other, f"path: no {name}", f"no {name}")
+            other = [_kind_of(path) != kind for path in meta.text(sieve.frame, "path")]
+            sieve.drop(np.array(other, bool), f"path: no {name}", f"no {name}")
 
 
-def _captions(sieve: Sieve, verbs: Verbs) -> None:
+def _kind_of(path: str) -> str:
+    """Whether a path is that of a video or of a picture; a file is opened only where its ending leaves that open."""
+    ending = os.path.splitext(path)[1].lower()
+    known = ending in filetypes.CHECKED_ENDINGS and os.path.isfile(path)
+    return filetypes.kind_of(path if known else None, ending)
+
+
+def _captions(sieve: Sieve, verbs: Verbs, status: Status) -> None:
     """The verbs that look at `text`, and those that change it."""
     if not any(getattr(verbs, verb) for verb in CAPTION_VERBS):
         return
     if verbs.load_caption:
-        loaded = [_caption_beside(path, verbs.load_caption) for path in meta.text(sieve.frame, "path")]
-        sieve.frame["text"] = meta.text_column(loaded, sieve.frame)
+        _load_captions(sieve, verbs.load_caption, status)
     if "text" not in sieve.frame.columns and verbs.update_text:
         sieve.frame["text"] = meta.text_column([""] * len(sieve.frame), sieve.frame)
     meta.require(sieve.frame, "text", "the table")
@@ -460,23 +469,42 @@ def _is_filled(text: str) -> bool:
 
 def _keep_texts(sieve: Sieve, keeps: Callable[[str], object], reason: str) -> None:
     dropped = np.array([not keeps(text) for text in meta.text(sieve.frame, "text")], bool)
-    sieve.drop(dropped, reason, reason)
+    reasons = np.full(len(dropped), reason, object)
+    if "error" in sieve.frame.columns:
+        errors = meta.text(sieve.frame, "error")
+        for row in np.flatnonzero(dropped):
+            code = meta.parse_errors(errors.iat[row]).get("caption")
+            reasons[row] = f"text: {code}" if code else reason
+    sieve.drop(dropped, reasons, reason)
 
 
 def _change_texts(sieve: Sieve, texts: list[str]) -> None:
     sieve.frame["text"] = meta.text_column(texts, sieve.frame)
 
 
-def _caption_beside(path: str, ending: str) -> str:
-    """The caption in the file of the same name with another ending; empty where there is none."""
-    beside = Path(path).with_suffix(f".{ending}") if Path(path).name else Path(path)
-    try:
-        content = beside.read_text("utf-8")
-        found = json.loads(content)["caption"] if ending == "json" else content
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        log.warning("--load_caption: %s: %s", beside, one_line(str(error)))
-        return ""
-    return found.strip() if isinstance(found, str) else ""
+def _load_captions(sieve: Sieve, ending: str, status: Status) -> None:
+    """Set `text` to the captions beside the files; a caption that cannot be read is a failure of its row."""
+    paths = meta.text(sieve.frame, "path")
+    texts, codes, details = [""] * len(paths), [""] * len(paths), [""] * len(paths)
+    for row, path in enumerate(paths):
+        try:
+            texts[row] = caption_beside(path, ending)
+        except MediaError as error:
+            codes[row], details[row] = error.code, error.detail
+    sieve.frame["text"] = meta.text_column(texts, sieve.frame)
+    failed = np.array(codes, object) != ""
+    if not failed.any() and "error" not in sieve.frame.columns:
+        return
+    meta.set_errors(sieve.frame, {"caption": np.array(codes, object)})
+    entries = {"scorer": "caption", "code": np.array(codes)[failed], "detail": np.array(details)[failed]}
+    sieve.failures.append(sieve.frame[failed].assign(**entries))
+    counted = [
+        bool(status.failed) and "info" in meta.parse_errors(e)
+        for e in meta.text(sieve.frame, "error")[failed]
+    ]
+    status.failed_rows += len(counted) - sum(counted)  # those that --info has counted are no further rows
+    for code, count in Counter(code for code in codes if code).items():
+        status.failed[f"caption: {code}"] = count
 
 
 def _after_filters(sieve: Sieve, verbs: Verbs) -> None:
@@ -674,7 +702,7 @@ def datautil(
         if verbs.info or verbs.video_info:
             _measure(sieve, output, _how_to_measure(options, run or RunOptions()), status)
         _paths(sieve, verbs)
-        _captions(sieve, verbs)
+        _captions(sieve, verbs, status)
         if verbs.filesize or verbs.fsmin is not None or verbs.fsmax is not None:
             _filesize(sieve)
         _expressions(sieve, verbs)
@@ -687,6 +715,8 @@ def datautil(
         _columns(sieve, verbs)
         meta.write_parts(sieve.frame, parts)
         write_sidecar(sieve.dropped(), output, "dropped")
+        if verbs.info or verbs.video_info or verbs.load_caption:
+            write_sidecar(sieve.failed(), output, "failed")
         status.rows_out = len(sieve.frame)
         status.scored = len(sieve.frame)
         status.dropped = dict(sieve.reasons)
@@ -720,7 +750,8 @@ def _measure(sieve: Sieve, output: Path, run: RunOptions, status: Status) -> Non
     compute(sieve.frame, [Info()], run, store, launch.Rank(), "info")
     joined = join(sieve.frame, [Info()], run, store)
     sieve.frame = joined.frame
-    write_sidecar(joined.failed, output, "failed")
+    if len(joined.failed):
+        sieve.failures.append(joined.failed)
     status.failed, status.failed_rows = joined.status_counts, joined.failed_rows
     status.pending = joined.pending_rows
     status.judge(max_failed=1.0)  # failures are what a filter is for

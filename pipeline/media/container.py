@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -17,7 +19,7 @@ from pipeline.errors import MediaError
 #: are left out: FFmpeg would follow them to other files and to the network.
 FORMATS: Final = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,apng,"
-    "h264,hevc,m4v,ivf,obu,mxf,nut,rm,dv,yuv4mpegpipe"
+    "h264,hevc,m4v,mjpeg,ivf,obu,mxf,nut,rm,dv,yuv4mpegpipe"
 )
 MAX_PIXELS: Final = 8192 * 8192  # room for 8K, not for a 144-megapixel bomb
 MAX_STREAMS: Final = 64
@@ -31,7 +33,8 @@ CODECS: Final = frozenset(
     "h264 hevc av1 libdav1d libaom-av1 vvc vp7 vp8 vp9 libvpx libvpx-vp9 vp6 vp6f mpeg1video "
     "mpeg2video mpeg4 msmpeg4v1 msmpeg4v2 msmpeg4 h261 h263 h263i flv wmv1 wmv2 wmv3 vc1 theora "
     "mjpeg mjpegb gif apng png webp prores dnxhd cfhd dvvideo ffv1 huffyuv ffvhuff utvideo rawvideo "
-    "qtrle rpza svq1 svq3 cinepak rv10 rv20 rv30 rv40 jpeg2000 hap".split()
+    "qtrle rpza svq1 svq3 cinepak rv10 rv20 rv30 rv40 jpeg2000 hap "
+    "v210 r210 magicyuv dirac jpegls zmbv flashsv flashsv2 msvideo1".split()
 )
 
 #: With the sound decoders that FFmpeg needs to make out what a container holds.
@@ -49,17 +52,42 @@ CONTAINER_OPTIONS: Final = {
     "analyzeduration": str(PROBE_MICROSECONDS),
 }
 
+BEGINNING_BYTES: Final = 4096  # of a file in which a playlist's first words are looked for
+_XML: Final = rb"(?:<\?xml[^>]*>|<!--.*?-->|<!DOCTYPE[^>]*>|\s)*<(?:\w+:)?"
+#: How playlists and scripts begin, and with which characters.
+PLAYLISTS: Final = {
+    rb"#EXTM3U": "an M3U or HLS playlist",
+    rb"ffconcat version": "an ffconcat script",
+    rb"v=0\s+o=": "a session description (SDP)",
+    _XML + rb"MPD\b": "a DASH manifest",
+    _XML + rb"SmoothStreamingMedia\b": "a Smooth Streaming manifest",
+    _XML + rb"(?i:asx|smil)\b": "a playlist",
+    rb"(?i:\[(?:playlist|reference)\])\s": "a playlist",
+}
+PLAYLISTS_BEGIN: Final = frozenset([b"#", b"f", b"v", b"<", b"["])
 
 av.logging.set_level(av.logging.PANIC)
 
 
-def opened(real_path: str) -> InputContainer:
+def opened(real_path: str, demuxer: str | None = None) -> InputContainer:
+    """Open a file.
+
+    Args:
+        demuxer: FFmpeg's name of its format, where that is known; else FFmpeg finds it.
+
+    Raises:
+        MediaError: it cannot be opened, or is in a format that is not read.
+    """
     try:
-        return av.open(f"file:{real_path}", container_options=CONTAINER_OPTIONS, timeout=OPEN_SECONDS)
+        try:
+            return _opened(real_path, demuxer)
+        except av.error.ArgumentError:  # FFmpeg took a format that is not read from the ending of the name
+            with _nameless(real_path) as path:
+                return _opened(path, demuxer)
     except (av.error.InvalidDataError, av.error.EOFError) as error:
-        raise MediaError("corrupt", "no format that FFmpeg knows") from error
+        raise _refused(real_path, "corrupt", "no format that FFmpeg knows") from error
     except av.error.ArgumentError as error:
-        raise MediaError("format_not_allowed", "a format that is not read here") from error
+        raise _refused(real_path, "format_not_allowed", "a format that is not read here") from error
     except av.error.FileNotFoundError as error:
         raise MediaError("missing", error.strerror or "") from error
     except av.error.ExitError as error:
@@ -70,6 +98,74 @@ def opened(real_path: str) -> InputContainer:
         raise MediaError("unreadable", error.strerror or "") from error
     except av.error.FFmpegError as error:
         raise MediaError("corrupt", str(error)) from error
+
+
+def _opened(path: str, demuxer: str | None) -> InputContainer:
+    return av.open(f"file:{path}", format=demuxer, container_options=CONTAINER_OPTIONS, timeout=OPEN_SECONDS)
+
+
+@contextlib.contextmanager
+def _nameless(real_path: str) -> Iterator[str]:
+    """Another path of a file, without an ending; good for opening it while this lasts."""
+    descriptor = os.open(real_path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
+
+
+def _refused(real_path: str, code: str, detail: str) -> MediaError:
+    """Why a file was not opened; FFmpeg 8 knows several playlists by their names only."""
+    listed = playlist(beginning(real_path))
+    if listed:
+        return MediaError("format_not_allowed", f"{listed}: it names other files, which are not followed")
+    return MediaError(code, detail)
+
+
+def beginning(real_path: str) -> bytes:
+    """The first bytes of a file; none where it cannot be read."""
+    try:
+        descriptor = os.open(real_path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return os.read(descriptor, BEGINNING_BYTES)
+    except OSError:
+        return b""
+    finally:
+        os.close(descriptor)
+
+
+def playlist(begins: bytes) -> str:
+    """What kind of playlist or script a file is that begins like this; empty where it is none."""
+    text = begins.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if text[:1] not in PLAYLISTS_BEGIN:
+        return ""
+    return next((kind for pattern, kind in PLAYLISTS.items() if re.match(pattern, text, re.DOTALL)), "")
+
+
+def recognised(real_path: str) -> tuple[str, bool]:
+    """FFmpeg's name of a file's format, by its content, and whether it is sure; nothing of it is opened.
+
+    The name is empty where FFmpeg knows none. With no format allowed, opening ends behind the search for the
+    format, and the log says what it found.
+    """
+    options = CONTAINER_OPTIONS | {"format_whitelist": "none"}
+    level, skips = av.logging.get_level(), av.logging.get_skip_repeated()
+    av.logging.set_level(av.logging.WARNING)
+    av.logging.set_skip_repeated(False)  # the same message for the next file
+    try:
+        with (
+            av.logging.Capture() as said,
+            _nameless(real_path) as path,
+            contextlib.suppress(av.error.FFmpegError),
+        ):
+            av.open(f"file:{path}", container_options=options, timeout=OPEN_SECONDS).close()
+    finally:
+        av.logging.set_level(level)
+        av.logging.set_skip_repeated(skips)
+    name = next((by for _, by, message in said if message.startswith("Format not on whitelist")), "")
+    return name, not any("low score" in message for _, _, message in said)
 
 
 def video_stream(container: InputContainer) -> VideoStream:

@@ -65,7 +65,8 @@ class Frame:
 
     def stored(self) -> av.VideoFrame:
         """Not turned, and of the size that it has in the file."""
-        assert isinstance(self._source, av.VideoFrame)
+        if isinstance(self._source, np.ndarray):
+            return av.VideoFrame.from_ndarray(self._source, format="rgb24")
         return self._source if self._tone is None else self._tone.picture(self._source)
 
     def rgb(self, height: int | None = None, width: int | None = None) -> np.ndarray:
