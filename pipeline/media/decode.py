@@ -60,10 +60,7 @@ class Media:
         self._image: np.ndarray | None = None
         self._animation: images.WebpAnimation | None = None
         self._packets: Packets | None = None
-        try:
-            found = images.signature(self._real)
-        except OSError as error:
-            raise MediaError("unreadable", error.strerror or "") from error
+        found = images.signature(self._real)
         self._demuxer = images.DEMUXERS.get(found.format) if found.moving else None
         self.info = self._open_image(path, found) or self._open_video(path)
 
