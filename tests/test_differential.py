@@ -329,6 +329,7 @@ CASES: dict[str, Callable[[Path], None]] = {
     "h264_b.avi": coded(*B_FRAMES),
     "h264_one_b.avi": coded(*X264, "-bf", "1"),
     "h264_open.avi": coded(*X264[:-1], "open-gop=1:scenecut=0:b-adapt=0:bframes=2"),
+    "h264_b_all_keys.avi": remuxed(coded(*B_FRAMES), ".avi", all_keys),
     "h264_no_b.avi": coded(*X264, "-bf", "0"),
     "h264_holes.avi": coded(
         *B_FRAMES, options=("-vf", r"setpts=if(lt(N\,20)\,N\,N+30)", "-fps_mode", "passthrough")

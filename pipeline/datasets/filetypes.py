@@ -97,7 +97,7 @@ def kind_of(path: str | None, ending: str) -> str:
     if path is not None and ending in CHECKED_ENDINGS:
         if ending in OGG_ENDINGS:
             return VIDEO if OGG_VIDEO.search(beginning(path)) else ""
-        with contextlib.suppress(OSError):  # a row for the next tool
+        with contextlib.suppress(MediaError):  # a row for the next tool
             found = signature(path)
             if found.format:
                 return VIDEO if found.moving else IMAGE
@@ -126,7 +126,7 @@ def look(path: str) -> Look:
     and what FFmpeg only guesses at are neither.
 
     Raises:
-        MediaError: as check_path().
+        MediaError: as check_path(); unreadable.
     """
     real, _ = check_path(path)
     found = signature(real)

@@ -75,10 +75,7 @@ class Media:
         self._image: np.ndarray | None = None
         self._animation: images.WebpAnimation | None = None
         self._packets: Packets | None = None  # of any other video
-        try:
-            found = images.signature(self._real)
-        except OSError as error:
-            raise MediaError("unreadable", error.strerror or "") from error
+        found = images.signature(self._real)
         self._decoder = Decoder(self._real, images.DEMUXERS.get(found.format) if found.moving else None)
         info = self._open_image(path, found)
         if info is None:

@@ -66,7 +66,7 @@ def signature(path: str) -> Signature:
     """What the first bytes of a regular file say of it; nothing is decoded.
 
     Raises:
-        OSError: it cannot be read.
+        MediaError: unreadable.
     """
     with closing(_Bytes(path)) as file:
         head = file.head
@@ -75,7 +75,7 @@ def signature(path: str) -> Signature:
         if head.startswith(b"\xff\xd8\xff"):
             return Signature("JPEG", _jpeg_goes_on(file))
         if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
-            return Signature("WEBP", len(webp_durations(file, most=2)) > 1)
+            return Signature("WEBP", len(_webp_durations(file, most=2)) > 1)
         if head[4:8] == b"ftyp":
             return _iso(head)
         if head.startswith((b"GIF87a", b"GIF89a")):
@@ -93,12 +93,15 @@ class _Bytes:
     """A file of which a few bytes here and there are wanted."""
 
     def __init__(self, path: str) -> None:
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            raise MediaError("unreadable", error.strerror or "") from error
         try:
             self.head = os.pread(self._descriptor, HEAD_BYTES, 0)
-        except OSError:
+        except OSError as error:
             self.close()
-            raise
+            raise MediaError("unreadable", error.strerror or "") from error
 
     def close(self) -> None:
         os.close(self._descriptor)
@@ -130,7 +133,7 @@ def _png_moves(file: _Bytes) -> bool:
     return False
 
 
-def webp_durations(file: _Bytes, most: int | None = None) -> list[int]:
+def _webp_durations(file: _Bytes, most: int | None = None) -> list[int]:
     """Milliseconds for which each frame of an animated WebP is to be shown; of a still one, nothing.
 
     Args:
@@ -331,7 +334,7 @@ class WebpAnimation:
         with closing(_Bytes(real_path)) as file:
             self.width, self.height = _webp_size(file.head)
             _check_size(self.width, self.height)
-            shown = [QUICK_AS_MS if ms <= QUICK_MS else ms for ms in webp_durations(file)]
+            shown = [QUICK_AS_MS if ms <= QUICK_MS else ms for ms in _webp_durations(file)]
         if not shown:
             raise MediaError("decode_error", "no frame is there any more")
         if max(shown) > MAX_FRAME_SECONDS * 1000:

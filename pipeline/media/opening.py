@@ -71,12 +71,12 @@ def _checked(
     first picture."""
     if packets.has_placeholders:
         packets = _without_placeholders(decoder, packets)
-    second = packets.second_key
+    second, only_keys = packets.second_key, packets.all_keys
     if packets.begins_late and 0 in alone:
         packets = _regrouped(decoder, packets.from_the_first())
     elif second is not None and not _is_true_key(decoder, packets, second, alone):
-        packets = _regrouped(decoder, packets)
-    if packets.doubtful and not _in_order(decoder, packets):
+        packets, only_keys = _regrouped(decoder, packets), False
+    if packets.doubtful and not only_keys and not _in_order(decoder, packets):
         packets = _regrouped(decoder, packets.counted())
     first = alone.get(packets.first_number)
     return packets, first or next((picture for picture, _ in decoder.frames(packets, None)), None)

@@ -166,7 +166,7 @@ class Packets:
         if whole and not packed:
             self._order = _Order.STAMPS
             rises = bool((there == in_order).all())
-            self.doubtful = rises and self._reorders > 0 and not self._table.keys.all()
+            self.doubtful = rises and self._reorders > 0
         elif self._timed and not packed and not self._reorders:
             falls = int((np.diff(there) < 0).sum())
             self._order = _Order.STORED if falls <= REORDERED_SHARE * len(there) else _Order.DECODED
@@ -372,6 +372,11 @@ class Packets:
         return self.key_places.get(packet.pts, -1)
 
     # --- what single packets say
+
+    @property
+    def all_keys(self) -> bool:
+        """Whether all packets are flagged as key frames."""
+        return bool(self._table.keys.all())
 
     @property
     def begins_late(self) -> bool:
