@@ -213,6 +213,11 @@ def sync_table_off_by_one(path: Path) -> None:
     path.write_bytes(data)
 
 
+def late_false_keys(number: int, packet: av.Packet) -> None:
+    """Some packets of the second half are flagged as key frames and are none."""
+    packet.is_keyframe |= number in (27, 31, 40)
+
+
 def mirrored(path: Path) -> None:
     """A front camera's: mirrored and lying on its side."""
     coded(*X264)(path)
@@ -322,6 +327,11 @@ CASES: dict[str, Callable[[Path], None]] = {
     "flv1_all_keys.flv": remuxed(coded("-c:v", "flv", "-q:v", "3", "-g", "12"), ".flv", all_keys),
     "cinepak_all_keys.avi": remuxed(coded("-c:v", "cinepak", "-g", "12"), ".avi", all_keys),
     "vp8_all_keys.mkv": remuxed(coded("-c:v", "libvpx", "-b:v", "600k", "-g", "12"), ".webm", all_keys),
+    "h264_late_false_keys.mkv": remuxed(coded(*B_FRAMES), ".mp4", late_false_keys),
+    "hevc_late_false_keys.mp4": remuxed(coded(*X265, "-x265-params", GROUPS), ".mp4", late_false_keys),
+    "mpeg4_late_false_keys.avi": remuxed(coded(*MPEG4), ".avi", late_false_keys),
+    "mpeg2_late_false_keys.mkv": remuxed(coded(*MPEG2), ".mkv", late_false_keys),
+    "vp9_late_false_keys.webm": remuxed(coded(*VP9), ".webm", late_false_keys),
     "h263.avi": coded("-c:v", "h263", "-q:v", "3", "-g", "12", options=("-vf", "scale=352:288")),
     "h263.3gp": coded("-c:v", "h263", "-q:v", "3", "-g", "12", options=("-vf", "scale=352:288")),
     "off_by_one.mp4": sync_table_off_by_one,

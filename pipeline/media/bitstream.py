@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice, takewhile
 from typing import Final
 
 import av
@@ -17,6 +18,9 @@ VOP_START: Final = b"\x00\x00\x01\xb6"  # a picture of MPEG-4 part 2 (ISO/IEC 14
 PICTURE_START: Final = b"\x00\x00\x01\x00"  # a picture of MPEG-1 or MPEG-2 (ISO/IEC 13818-2, 6.2.3)
 #: A VOP of at most that many bytes says only that nothing changes (FFmpeg, mpeg4_unpack_bframes_bsf.c).
 MAX_NVOP_BYTES: Final = 19
+#: Codecs whose packets tell for certain whether decoding can begin at them.
+DECISIVE: Final = frozenset("hevc vp8 vp9 mpeg4 mpeg1video mpeg2video".split())
+INTER_SLICES: Final = (0, 1, 3)  # P, B and SP (ITU-T H.264, table 7-6)
 VP8_INTER, VP8_SHOWN = 0x01, 0x10  # bits of the first byte (RFC 6386, 9.1)
 VP9_PROFILE_3, VP9_EXISTING, VP9_INTER = 0x30, 0x08, 0x04  # likewise (VP9 bitstream specification, 6.2)
 
@@ -69,6 +73,35 @@ def holds_key(codec: str, packet: bytes, extradata: bytes | None) -> bool:
     if codec in STARTS:
         return _picture_kind(codec, packet, extradata) in STARTS[codec]
     return begins_closed(codec, packet, extradata)
+
+
+def holds_no_key(codec: str, packet: bytes, extradata: bytes | None) -> bool:
+    """Whether the bits of a packet say for certain that decoding cannot begin at it.
+
+    In H.264 that is a picture whose first slice refers to others, also where lines are refreshed gradually.
+    """
+    if codec == "h264":
+        return _slice_type(packet, extradata) in INTER_SLICES
+    return codec in DECISIVE and not holds_key(codec, packet, extradata)
+
+
+def _slice_type(packet: bytes, extradata: bytes | None) -> int | None:
+    """Of the first slice of a picture of H.264 that is no IDR picture (ITU-T H.264, 7.3.3 and 9.1)."""
+    for unit in _units(packet, _length_bytes("h264", extradata)):
+        if packet[unit] & 31 in PICTURES["h264"]:
+            if packet[unit] & 31 != 1:
+                return None
+            head = packet[unit + 1 : unit + 9].replace(b"\x00\x00\x03", b"\x00\x00")
+            bits = iter(f"{int.from_bytes(head, 'big'):0{8 * len(head)}b}")
+            _exp_golomb(bits)  # first_mb_in_slice
+            return _exp_golomb(bits) % 5
+    return None
+
+
+def _exp_golomb(bits: Iterator[str]) -> int:
+    """The next unsigned number (ITU-T H.264, 9.1); 0 where the bits end."""
+    zeros = sum(1 for _ in takewhile(lambda bit: bit == "0", bits))
+    return int("1" + "".join(islice(bits, zeros)), 2) - 1
 
 
 def begins_closed(codec: str, packet: bytes, extradata: bytes | None) -> bool:

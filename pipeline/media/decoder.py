@@ -49,6 +49,14 @@ class Decoder:
             rest = wanted[wanted > given]
             yield from self._frames(packets.whole(), Picker(packets.whole(), rest), needed)
 
+    def can_begin_at(self, packets: Packets, index: int) -> bool:
+        """Whether decoding from the group of a key frame on gives that frame."""
+        try:
+            found = self._frames(packets, Picker(packets, np.array([index])), None)
+            return any(packets.is_key(picture) for picture, _ in found)
+        except FalseKey:
+            return False
+
     def _frames(
         self, packets: Packets, pick: Picker, needed: np.ndarray | None
     ) -> Iterator[tuple[av.VideoFrame, int]]:
@@ -65,6 +73,8 @@ class Decoder:
                         yield from pick(decoded(context, None))
                         context.flush_buffers()
                     feeding = pick.needs(group)
+                    if feeding and group and packets.is_false_key(packet):
+                        raise FalseKey
                 if feeding:
                     if needed is not None:
                         index = packets.index_at(number)

@@ -91,8 +91,7 @@ def _is_true_key(
         alone: as Packets.alone() gives it.
     """
     if number not in alone:
-        index = packets.index_at(number)
-        return any(packets.is_key(picture) for picture, _ in decoder.frames(packets, np.array([index])))
+        return decoder.can_begin_at(packets, packets.index_at(number))
     picture = alone[number]
     if picture is None or picture.pict_type or number >= CHECKED_PACKETS:
         return True

@@ -408,6 +408,10 @@ class Packets:
         self._kept.clear()
         return found
 
+    def is_false_key(self, packet: av.Packet) -> bool:
+        """Whether the bits of a packet that is flagged as a key frame say that it is none."""
+        return bitstream.holds_no_key(self._codec, bytes(packet), self._extradata)
+
     def is_key(self, picture: av.VideoFrame) -> bool:
         """Whether a picture that came out for a packet flagged as a key frame is one."""
         return self._codec in STRICT or picture.pict_type not in NO_KEY
