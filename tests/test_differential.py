@@ -213,6 +213,23 @@ def sync_table_off_by_one(path: Path) -> None:
     path.write_bytes(data)
 
 
+def without_stamps(source: Callable[[Path], None]) -> Callable[[Path], None]:
+    """A program stream whose packets have no time stamps (ISO/IEC 13818-1, 2.4.3.6: PTS_DTS_flags)."""
+
+    def make(path: Path) -> None:
+        source(path)
+        data = bytearray(path.read_bytes())
+        at = data.find(b"\x00\x00\x01\xe0")
+        while at >= 0:
+            header = data[at + 8]
+            data[at + 7] &= 0x3F
+            data[at + 9 : at + 9 + header] = b"\xff" * header
+            at = data.find(b"\x00\x00\x01\xe0", at + 9)
+        path.write_bytes(data)
+
+    return make
+
+
 def late_false_keys(number: int, packet: av.Packet) -> None:
     """Some packets of the second half are flagged as key frames and are none."""
     packet.is_keyframe |= number in (27, 31, 40)
@@ -350,6 +367,8 @@ CASES: dict[str, Callable[[Path], None]] = {
     "mpeg4_no_offsets.mp4": renamed_box(coded(*MPEG4, "-bf", "2", options=("-use_editlist", "0")), b"ctts"),
     "packed.avi": rewritten(coded(*MPEG4, "-bf", "2"), packed),
     "packed_one_b.avi": rewritten(coded(*MPEG4, "-bf", "1"), packed),
+    "no_stamps.vob": without_stamps(coded(*MPEG2, "-bf", "2", "-f", "vob")),
+    "no_stamps.m2v": coded(*MPEG2, "-bf", "2", "-f", "mpeg2video"),
     "hidden_frames.webm": coded(*SLOW_VP8),
     # clocks
     "joined.ts": joined(with_options(*X264, "-bf", "0"), 0, 0.01),

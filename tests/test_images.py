@@ -368,9 +368,6 @@ def sequence(path: Path, count: int) -> Path:
     return path
 
 
-@pytest.mark.xfail(
-    strict=True, reason="video_stream() takes the first stream, the still item; the best is the track"
-)
 def test_of_an_animated_avif_the_track_is_read_not_the_still_beside_it(tmp_path: Path) -> None:
     coder = ("-c:v", "libaom-av1", "-cpu-used", "8", "-crf", "20", "-pix_fmt", "yuv420p")
     path = footage.numbered(tmp_path / "a.avif", 6, codec=coder)

@@ -191,6 +191,8 @@ def test_info_counts_what_decodes(clips):
     assert found | {"bit_rate": 0} == {
         "num_frames": 75, "height": 240, "width": 320, "aspect_ratio": 0.75, "fps": 30.0,
         "resolution": 76800, "duration": 2.5, "codec": "h264", "bit_rate": 0, "has_audio": False,
+        "video_streams": 1, "color_transfer": "unknown", "color_primaries": "unknown", "bit_depth": 8,
+        "hdr": False, "interlaced": False,
     }  # fmt: skip
     size = (clips / "b.mkv").stat().st_size
     assert found["bit_rate"] == round(8 * size / 2.5)

@@ -46,16 +46,16 @@ def caption_beside(path: str, ending: str) -> str:
 
 
 def _caption_of(text: str) -> str:
-    """The caption in a JSON object.
+    """The caption in a JSON object; empty where it has none.
 
     Raises:
-        ValueError: it is no JSON, or has no caption that is text.
+        ValueError: it is no JSON object, or its caption is no text.
         RecursionError: it is nested too deep.
     """
     found = json.loads(text)
-    if not isinstance(found, dict) or not isinstance(found.get("caption"), str):
-        raise ValueError("no object with a `caption` that is text")
-    caption: str = found["caption"]
+    caption = found.get("caption", "") if isinstance(found, dict) else None
+    if not isinstance(caption, str):
+        raise ValueError("no object, or its `caption` is no text")
     if "\0" in caption:
         raise ValueError("a NUL in the caption")
     caption.encode("utf-8")  # \ud800 alone is no character

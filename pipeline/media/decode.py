@@ -117,6 +117,7 @@ class Media:
             path, width, height, rotation=0, codec=found.format.lower(), frame_seconds=seconds,
             duration=duration, fps=frame_rate(len(seconds), duration, 0.0), pixel_aspect=1.0,
             has_audio=False, size_bytes=self._status.st_size, is_image=self._image is not None,
+            can_copy=False, video_streams=int(self._animation is not None),
         )  # fmt: skip
 
     @functools.cached_property
@@ -250,8 +251,6 @@ class Media:
         Raises:
             MediaError: the packet is not there.
         """
-        if self._animation is not None:
-            raise MediaError("partial", "an animated WebP cannot be copied in parts")
         packets = self._index
         assert packets.places is not None and packets.stamps is not None
         number, stamp = int(packets.places[first]), int(packets.stamps[first])
@@ -283,8 +282,6 @@ class Media:
             An index of at most `stop`; `first` where nothing can be copied.
         """
         packets = self._packets
-        if self._animation is not None:
-            return stop  # packets() says why it cannot
         if packets is None or packets.stamps is None or packets.places is None:
             return first
         order = self.stored_order(first, stop)
