@@ -36,7 +36,7 @@ from scoring.matching.scorer import Matching, OptionMatching
 from scoring.motion.scorer import Motion
 from scoring.nsfw.scorer import Nsfw
 from scoring.ocr.scorer import Ocr
-from scoring.quality.scorer import Borders, Quality, blockiness, noise, sharpness
+from scoring.quality.scorer import Quality, blockiness, noise, sharpness
 from tests import footage
 from tests.conftest import REPO, listing, read_table, write_table
 from tools import ffmpeg
@@ -426,7 +426,7 @@ def test_the_ffmpeg_of_the_package_is_taken_whatever_is_on_the_path(monkeypatch,
         (1080, 1920, np.s_[538:542, :]),
         (1080, 1920, np.s_[:, 1916:]),
         (1080, 1920, np.s_[538:542, 900:904]),
-        (120, 320, np.s_[57:63, :]),  # a picture, but without a whole block of 8 x 8 on the grid
+        (30, 320, np.s_[12:18, :]),  # a picture, but without a whole block of 8 x 8 on the grid
         (240, 320, np.s_[119:121, :]),
     ],
 )
@@ -437,13 +437,5 @@ def test_a_nearly_black_picture_has_all_its_numbers(tmp_path, height, width, lit
     found = value(Quality(), tmp_path / "line.png")
     assert all(np.isfinite(number) for number in found.values())
     assert value(Hashes(), tmp_path / "line.png")["hashes"]
-    many = (picture > 0).sum() >= 0.05 * picture.size
+    many = (picture > 0).sum() >= 0.2 * picture.size
     assert found["black_borders"] == (pytest.approx(1 - (picture > 0).mean(), abs=0.01) if many else 0)
-
-
-def test_inside_borders_is_at_least_one_pixel():
-    borders = Borders(top=500, bottom=570, left=0, right=1910)
-    for height, width in ((1080, 1920), (108, 192), (10, 10), (1, 1)):
-        assert borders.inside(np.zeros((height, width)), 1080, 1920).size
-    assert borders.inside(np.zeros((1080, 1920)), 1080, 1920).shape == (10, 10)
-    assert Borders().inside(np.zeros((3, 5)), 1080, 1920).shape == (3, 5)

@@ -27,11 +27,11 @@ from pipeline import launch, meta, run
 from pipeline.cli import Parser, run_main
 from pipeline.config import option
 from pipeline.media import fit
+from pipeline.media.borders import BorderFinder
 from pipeline.run import RunOptions
 from pipeline.scorer import Column, Frames, Home, Row, Scorer
 from pipeline.status import Status, recording
 from pipeline.store import Store, Verdicts, row_keys, working_on
-from scoring.quality.scorer import BorderFinder
 
 FRAMES = 3
 HASHED_LONG_SIDE = 512
@@ -48,6 +48,7 @@ class Hashes(Scorer):
     """Perceptual hashes of three frames, kept in the store so that they are computed once."""
 
     name: ClassVar[str] = "dedup"
+    version: ClassVar[int] = 2
 
     hash: str = option("phash", "perceptual hash", choices=("phash", "ahash", "dhash", "whash"))
 

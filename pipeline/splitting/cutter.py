@@ -20,9 +20,9 @@ import numpy as np
 from pipeline.config import option
 from pipeline.errors import ConfigError, MediaError
 from pipeline.media import Media, MediaInfo, fit
+from pipeline.media.borders import BorderFinder
 from pipeline.splitting import clips
 from pipeline.splitting.clips import CODERS, Coding, EncodedClip, Filter, NotCopyable
-from scoring.quality.scorer import BorderFinder
 
 BORDER_FRAMES = 8
 SEAM_FRAMES = 8  # that are looked at behind the seams of a clip that was put together

@@ -13,17 +13,17 @@ Black borders are measured first, and everything else inside them.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
 
 from pipeline.config import option
 from pipeline.media import MediaInfo, fit
+from pipeline.media.borders import BorderFinder, Borders
 from pipeline.scorer import Column, Frame, Frames, Row, Scorer
 
 SHARPNESS_SHORT_SIDE = 720
@@ -34,11 +34,6 @@ BLOCK = 8  # of every block-based codec since JPEG and MPEG-1
 NOISE_BLOCK = 16
 CALM_PERCENTILE = 25
 DARK, BRIGHT = 3, 252  # luma outside is crushed or blown out
-BORDER_LUMA = 10  # video black with what compression adds to it
-BORDER_SPREAD = 6
-BORDER_PIECES = 64
-#: Of height and of width; where less is lit, it is no picture with borders but a nearly black one.
-MIN_INSIDE_SHARE, MIN_INSIDE_PIXELS = 0.05, 4
 MIN_STEP = 0.05  # grey levels; a flat picture has no blocks to be seen
 FROZEN_LEVELS = 2.0  # of luma, what compression alone does to a block's mean
 #: Immerkaer's mask, the difference of two Laplacians: blind to edges and planes.
@@ -50,7 +45,7 @@ class Quality(Scorer):
     """Nine numbers of technical quality."""
 
     name: ClassVar[str] = "quality"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     seconds: float = option(1.0, "seconds between the frames looked at", gt=0)
     max_frames: int = option(32, "frames looked at, evenly spread over a longer clip", ge=3)
@@ -90,85 +85,6 @@ class Quality(Scorer):
 
     def score(self, model: Any, items: Sequence[Any]) -> list[tuple[Any, ...]]:
         return list(items)
-
-
-# --- borders -----------------------------------------------------------------------------------
-
-
-class Borders(NamedTuple):
-    """Black rows and columns at the four sides, in pixels."""
-
-    top: int = 0
-    bottom: int = 0
-    left: int = 0
-    right: int = 0
-
-    def inside(self, image: np.ndarray, height: int, width: int) -> np.ndarray:
-        """The part inside the borders of a picture that was shrunk from `height` x `width`, never empty."""
-        rows = _shrunk(self.top, height - self.bottom, image.shape[0] / height)
-        columns = _shrunk(self.left, width - self.right, image.shape[1] / width)
-        return image[rows, columns]
-
-    def inside_area(self, height: int, width: int) -> int:
-        """Pixels of a `height` x `width` picture that are not border."""
-        return (height - self.top - self.bottom) * (width - self.left - self.right)
-
-
-def _shrunk(start: int, stop: int, scale: float) -> slice:
-    """The pixels of a shrunk picture that lie wholly in [start, stop), else the one in its middle."""
-    first, end = math.ceil(start * scale), math.floor(stop * scale)
-    if first >= end:
-        first = math.floor((start + stop) / 2 * scale)
-        end = first + 1
-    return slice(first, end)
-
-
-class BorderFinder:
-    """Finds the rows and columns at the sides that are black in every frame.
-
-    A frame that is black altogether says nothing, and borders that leave next to nothing of the picture
-    are none. Rows are judged by the means of many short pieces, so that noise does not hide a border and
-    a single lit pixel of text does not vanish in it.
-    """
-
-    def __init__(self) -> None:
-        self._least: Borders | None = None
-        self._size = (0, 0)
-
-    def add(self, luma: np.ndarray) -> None:
-        """One more frame: [H, W] uint8, 0 black to 255 white."""
-        height, width = luma.shape
-        rows = _is_black(cv2.resize(luma, (BORDER_PIECES, height), interpolation=cv2.INTER_AREA))
-        columns = _is_black(cv2.resize(luma, (width, BORDER_PIECES), interpolation=cv2.INTER_AREA).T)
-        if rows.all() or columns.all():
-            return
-        self._size = (height, width)
-        here = (*_leading(rows), *_leading(columns))
-        self._least = Borders(*map(min, here, self._least)) if self._least else Borders(*here)
-
-    def borders(self) -> Borders:
-        """The borders of all frames together."""
-        least = self._least or Borders()
-        height, width = self._size
-        left_high = height - least.top - least.bottom
-        left_wide = width - least.left - least.right
-        return least if _is_picture(left_high, height) and _is_picture(left_wide, width) else Borders()
-
-
-def _is_black(pieces: np.ndarray) -> np.ndarray:
-    """[N] bool: which rows of [N, BORDER_PIECES] luma are black and even."""
-    most, least = pieces.max(axis=1).astype(int), pieces.min(axis=1)
-    return (most <= BORDER_LUMA) & (most - least <= BORDER_SPREAD)
-
-
-def _is_picture(inside: int, side: int) -> bool:
-    return inside >= max(MIN_INSIDE_PIXELS, MIN_INSIDE_SHARE * side)
-
-
-def _leading(black: np.ndarray) -> tuple[int, int]:
-    """How many are black at the beginning, and at the end."""
-    lit = np.flatnonzero(~black)
-    return int(lit[0]), int(len(black) - 1 - lit[-1])
 
 
 # --- one frame ---------------------------------------------------------------------------------
