@@ -17,9 +17,10 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.errors import CallError, Incomplete, StorageError
+from pipeline.errors import CallError, Incomplete, MediaError, StorageError
 from pipeline.media import Media
 from pipeline.run import RunOptions
+from pipeline.splitting.clips import failing
 from pipeline.splitting.cut import CLIPS_PER_TASK, FIRST_TASKS, LAST_TASKS, _groups, cut
 from pipeline.splitting.cutter import Clip, Cutting
 from pipeline.store import working_on
@@ -777,6 +778,38 @@ def test_a_dark_sky_is_not_cut_off(tmp_path: Path, encoder: str) -> None:
         tmp_path, [{"path": str(path), "timestamp": scenes((0, 0.4))}], crop_borders=True, encoder=encoder
     )
     assert [clip["crop_h"] for clip in done.clips] == ["240"]
+
+
+def test_pictures_of_any_size_become_clips(tmp_path: Path) -> None:
+    sizes = [(1, 1), (2, 2), (7, 5), (1, 64), (64, 1), (15, 17), (3000, 40), (40, 3000)]
+    rows = []
+    for width, height in sizes:
+        pictures = np.random.default_rng(0).integers(0, 256, (6, height, width, 3), np.uint8)
+        path = footage.encode(tmp_path / f"{width}x{height}.mov", pictures, codec=("-c:v", "png"))
+        rows.append({"path": str(path), "timestamp": scenes((0, 0.12), (0.12, 0.24))})
+    for cutting in ({}, {"crop_borders": True, "shorter_size": 16}, {"encoder": "smart"}):
+        done = Cut(tmp_path, rows, **cutting)
+        assert done.failed == []
+        infos = [Media(clip["path"]).info for clip in done.clips[::2]]
+        long = [16 / min(size) if min(size) > 16 and "shorter_size" in cutting else 1 for size in sizes]
+        assert [(info.width, info.height) for info in infos] == [
+            tuple(round(side * share / 2 + 1e-9) * 2 if share < 1 else side + side % 2 for side in size)
+            for size, share in zip(sizes, long, strict=True)
+        ]
+        assert all(len(Media(clip["path"]).info.frame_seconds) == 3 for clip in done.clips)
+
+
+def test_what_nvidia_finds_too_small_is_so() -> None:
+    said = (
+        "InitializeEncoder failed: invalid param (8): Frame Dimension less than the minimum supported value."
+    )
+    for detail, code in (
+        (said, "too_small"),
+        ("InitializeEncoder failed: invalid param (8): Invalid Level.", "partial"),
+    ):
+        with pytest.raises(MediaError) as caught, failing():
+            raise av.error.ExternalError(542398533, detail)
+        assert caught.value.code == code
 
 
 # --- the command -------------------------------------------------------------------------------

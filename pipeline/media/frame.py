@@ -11,6 +11,10 @@ import numpy as np
 
 from pipeline.media.info import MediaInfo
 
+#: FFmpeg's scaler needs two steps to shrink a side further (filters of 256 taps, bicubic ones of 4 per pixel left
+#: out), and refuses them where the picture has not more than 4 times the pixels of the target (libswscale/utils.c).
+MOST_SHRUNK: Final = 60
+
 
 class Frame:
     """One shown picture, turned as displayed; pixels are converted when they are asked for.
@@ -61,6 +65,9 @@ class Frame:
             return np.ascontiguousarray(
                 cv2.resize(self._source, (width, height), interpolation=cv2.INTER_AREA)
             )
+        shrinks = max(self.height / height, self.width / width)
+        if shrinks > MOST_SHRUNK and self.height * self.width <= 4 * height * width:
+            return resized(self.rgb(min(height, self.height), min(width, self.width)), height, width)
         stored = (height, width) if self._rotation % 180 else (width, height)
         small = _scaler().reformat(self._source, *stored, "rgb24", interpolation="BICUBIC", threads=1)
         return np.ascontiguousarray(np.rot90(small.to_ndarray(), self._rotation // 90))

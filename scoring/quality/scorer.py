@@ -8,7 +8,7 @@ Wang, Sheikh, Bovik, "No-reference perceptual quality assessment of JPEG compres
 2002). `contrast`: RMS contrast (Peli, "Contrast in complex images", JOSA A 7, 1990). `frozen`: share
 of the seconds in which no block of the picture changes.
 
-Black borders are measured first, and everything else inside them.
+Black borders are measured first, and everything else inside them, where 2 x 2 blocks must be left.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 
 from pipeline.config import option
+from pipeline.errors import MediaError
 from pipeline.media import MediaInfo, fit
 from pipeline.media.borders import BorderFinder, Borders
 from pipeline.scorer import Column, Frame, Frames, Row, Scorer
@@ -31,7 +32,7 @@ SATURATION_SHORT_SIDE = 144
 #: Noise and blocks are properties of single pixels: measured unshrunk, in the middle of large ones.
 NATIVE_HEIGHT, NATIVE_WIDTH = 1088, 1920
 BLOCK = 8  # of every block-based codec since JPEG and MPEG-1
-NOISE_BLOCK = 16
+NOISE_BLOCK = 16  # a picture must have one
 CALM_PERCENTILE = 25
 DARK, BRIGHT = 3, 252  # luma outside is crushed or blown out
 MIN_STEP = 0.05  # grey levels; a flat picture has no blocks to be seen
@@ -69,6 +70,7 @@ class Quality(Scorer):
         return times if len(times) >= 3 else info.at(0.1, 0.5, 0.9)
 
     def prepare(self, row: Row, frames: Frames) -> tuple[float, ...]:
+        frames.info.check_size(NOISE_BLOCK)
         finder = BorderFinder()
         looks = []
         for frame in frames:
@@ -127,6 +129,11 @@ class _Look:
         luma = borders.inside(self.shrunk, self.height, self.width)
         colour = borders.inside(self.colour, self.height, self.width)
         native = self._native_inside(borders)
+        if min(native.shape) < NOISE_BLOCK:
+            high, wide = native.shape
+            raise MediaError(
+                "too_small", f"{wide}x{high} pixels inside the borders; at least 16x16 are needed"
+            )
         mean, deviation = _mean_and_deviation(luma)
         return [
             sharpness(luma),
@@ -154,8 +161,8 @@ def _on_grid(start: int, stop: int) -> slice:
 
 
 def sharpness(luma: np.ndarray) -> float:
-    """Variance of the Laplacian of [H, W] uint8 luma; 0 for an empty or flat one."""
-    return _mean_and_deviation(cv2.Laplacian(luma, cv2.CV_16S))[1] ** 2 if luma.size else 0.0
+    """Variance of the Laplacian of [H, W] uint8 luma; 0 for a flat one."""
+    return _mean_and_deviation(cv2.Laplacian(luma, cv2.CV_16S))[1] ** 2
 
 
 def _mean_and_deviation(image: np.ndarray) -> tuple[float, float]:
@@ -164,14 +171,12 @@ def _mean_and_deviation(image: np.ndarray) -> tuple[float, float]:
 
 
 def noise(luma: np.ndarray) -> float:
-    """Standard deviation of the noise of [H, W] uint8 luma, in grey levels.
+    """Standard deviation of the noise of [H, W] uint8 luma of at least 16 x 16, in grey levels.
 
     Immerkaer's estimate sqrt(pi / 2) / 6 x mean |luma * mask|, per block of 16 x 16; the 25th
     percentile over the blocks that are not clipped, since texture only ever adds to it.
     """
     height, width = (side // NOISE_BLOCK for side in luma.shape)
-    if not height or not width:
-        return 0.0
     luma = luma[: height * NOISE_BLOCK, : width * NOISE_BLOCK]
     response = cv2.filter2D(luma, cv2.CV_32F, NOISE_MASK)
     np.abs(response, out=response)
@@ -187,10 +192,9 @@ def blockiness(luma: np.ndarray) -> float:
     """Mean luma step across the borders of 8x8 blocks over that inside blocks; 1 means none.
 
     Args:
-        luma: [H, W] uint8, its first pixel the corner of a block.
+        luma: [H, W] uint8, its first pixel the corner of a block; two blocks high and wide at least.
     """
-    ratios = [_step_ratio(luma, axis) for axis in (1, 0) if luma.size and luma.shape[axis] > 2 * BLOCK]
-    return float(np.mean(ratios)) if ratios else 1.0
+    return float(np.mean([_step_ratio(luma, axis) for axis in (1, 0)]))
 
 
 def _step_ratio(luma: np.ndarray, axis: int) -> float:
