@@ -45,6 +45,9 @@ _CIRCLE = re.compile(
 _THOUGHTS = re.compile(r"^.*?</think>", re.DOTALL)
 ECHOED_WORDS = 4  # of a question that a model may repeat; fewer may be the begin of an answer
 MOST_BYTES = 1 << 30  # of the pictures of a clip, in all its windows
+#: Pixels of a side: a patch of the models' image encoders (CLIP ViT-L/14, Qwen2-VL). A smaller picture is a blur to
+#: them, and one of 1 or 3 rows is taken for three colours by the processors of transformers.
+LEAST_SIDE = 14
 
 TRUNCATED = Column(
     "text_truncated", "bool", "", "whether a caption was cut off at max_new_tokens", "lower", remark=True
@@ -172,6 +175,7 @@ class Captioner(Scorer):
 
     def prepare(self, row: Row, frames: Frames) -> Asks:
         info = frames.info
+        info.check_size(LEAST_SIDE)
         questions = [prompts.fill(question, row) for question in self.questions]
         spans = self._spans(info)
         chosen = [self._looked_at(span, info) for span in spans]

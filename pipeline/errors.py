@@ -39,6 +39,7 @@ CODES = {
     "decode_error": "frames are there and cannot be decoded",
     "partial": "less was written than was asked for",
     "too_large": "more pixels per frame than is allowed",
+    "too_small": "fewer pixels than this measure needs",
     "too_long": "longer than is allowed",
     "timeout": "no end within the time allowed for a file of this length",
     "crashed": "the decoder died on this file, twice",

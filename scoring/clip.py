@@ -45,6 +45,9 @@ BICUBIC = 3
 JOINT_DIMENSIONS = 512  # where a config does not say
 DTYPES = ("float32", "bfloat16", "float16")
 TEXTS_AT_ONCE = 64
+#: How often a picture may be as long as it is wide before its ends are cut off ahead of scaling, which would make
+#: gigabytes of them.
+MOST_ELONGATED = 256
 
 
 def clip_option() -> Any:
@@ -248,6 +251,9 @@ class Preparation:
         height, width = rgb.shape[:2]
         if self.crop:
             short = min(height, width)
+            if max(height, width) > MOST_ELONGATED * short:
+                rows, columns = (_middle(side, MOST_ELONGATED * short) for side in (height, width))
+                return self.picture(rgb[rows, columns])
             new = (int(self.size * width / short), int(self.size * height / short))
         else:
             new = (self.size, self.size)
@@ -255,6 +261,12 @@ class Preparation:
         top = round((small.shape[0] - self.size) / 2)
         left = round((small.shape[1] - self.size) / 2)
         return np.ascontiguousarray(small[top : top + self.size, left : left + self.size])
+
+
+def _middle(side: int, most: int) -> slice:
+    """So many of a side's pixels at most, from its middle."""
+    first = max(0, side - most) // 2
+    return slice(first, first + min(side, most))
 
 
 def _preprocessor(path: Path) -> dict[str, Any]:

@@ -140,6 +140,31 @@ def test_equal_names_share_no_clip_and_parquet_keeps_its_rows(tmp_path: Path) ->
         assert audited(Path(clip))[:2] == (0, 0)
 
 
+def test_a_shot_with_too_little_picture_is_dropped_when_it_is_cut_again(tmp_path: Path) -> None:
+    def boxed(number: int) -> np.ndarray:
+        bar = 0 if number < 20 else 70
+        return np.pad(footage.picture(number, 240 - 2 * bar), ((bar, bar), (0, 0), (0, 0)))
+
+    video = footage.encode(tmp_path / "video.mp4", (boxed(n) for n in range(40)))
+    shots = json.dumps([[shift(0), shift(0.8)], [shift(0.8), shift(1.6)]])
+    row = {
+        "path": "c.mp4", "source_path": str(video), "clip_start": "0.0", "foreign_frames": "0",
+        "inner_transitions": "1", "clean_shots": shots,
+    }  # fmt: skip
+    table = write_table(tmp_path / "t.csv", [row])
+    cutting = Cutting(save_dir=str(tmp_path / "clips"), preset="ultrafast", crop_borders=True)
+    tables = [tmp_path / f"t_recut{ending}.csv" for ending in ("", "_dropped")]
+    seen = set()
+    for _ in range(2):
+        recut([str(table)], cutting, RunOptions(num_workers=1))
+        assert [Path(r["path"]).name for r in read_table(tables[0])] == ["c_shot-0.mp4"]
+        [drop] = read_table(tables[1])
+        assert (drop["path"], drop["clip_start"], drop["clip_end"]) == ("c.mp4", "0.8", "1.6")
+        assert drop["reason"] == "crop_ratio 0.4167 < 0.6"
+        seen.add(tuple(path.read_bytes() for path in tables))
+    assert len(seen) == 1
+
+
 def test_no_frame_of_the_next_shot_is_cut_again_at_another_rate(tmp_path: Path) -> None:
     pictures = [np.full((120, 160, 3), 40, np.uint8)] * 31 + [np.full((120, 160, 3), 220, np.uint8)] * 40
     video = footage.encode(tmp_path / "v.mp4", pictures, fps=30)

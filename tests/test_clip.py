@@ -6,6 +6,7 @@ import gzip
 import json
 import re
 import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,20 @@ def test_preprocessing_is_that_of_the_reference(pictures: list[np.ndarray]) -> N
     for rgb in pictures:
         ours = normalised(Preparation(224, True, 3).picture(rgb))
         assert np.abs(ours - reference_input(rgb, 224).numpy()).max() < 1e-6
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (5, 3), (40, 3000), (20_000, 2), (1, 60_000)])
+def test_a_picture_of_any_shape_becomes_a_square(shape: tuple[int, int]) -> None:
+    ramp = np.linspace(0, 255, max(shape)).astype(np.uint8).reshape(max(shape), 1)
+    ramp = np.ascontiguousarray(np.broadcast_to(ramp if shape[0] >= shape[1] else ramp.T, shape))
+    tracemalloc.start()
+    small = Preparation(224, True, 3).picture(np.repeat(ramp[..., None], 3, axis=2))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert small.shape == (224, 224, 3)
+    if max(shape) > 100:
+        assert small.mean() == pytest.approx(127, abs=3)  # the middle
+    assert peak < 100 << 20
 
 
 def test_preprocessing_of_real_pictures_is_that_of_the_reference(media: Path) -> None:

@@ -17,9 +17,10 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.errors import CallError, Incomplete, StorageError
+from pipeline.errors import CallError, Incomplete, MediaError, StorageError
 from pipeline.media import Media
 from pipeline.run import RunOptions
+from pipeline.splitting.clips import failing
 from pipeline.splitting.cut import CLIPS_PER_TASK, FIRST_TASKS, LAST_TASKS, _groups, cut
 from pipeline.splitting.cutter import Clip, Cutting
 from pipeline.store import working_on
@@ -708,6 +709,119 @@ def test_the_crop_stands_in_columns_and_takes_no_line_of_the_picture(tmp_path: P
     assert [(Media(clip["path"]).info.width, Media(clip["path"]).info.height) for clip in done.clips] == [
         (320, height), (320, 240),
     ]  # fmt: skip
+
+
+@pytest.fixture
+def boxes(tmp_path: Path) -> list[dict[str, str]]:
+    """Rows of a video that is mostly bars in its second half, and of one without any."""
+
+    def boxed(number: int) -> np.ndarray:
+        high = 240 if number < 10 else 100
+        bar = (240 - high) // 2
+        return np.pad(footage.picture(number, high, 320), ((bar, bar), (0, 0), (0, 0)))
+
+    video = footage.encode(tmp_path / "a.mp4", (boxed(n) for n in range(20)))
+    plain = footage.numbered(tmp_path / "b.mp4", 5)
+    return [
+        {"path": str(video), "text": "changing", "timestamp": scenes((0, 0.4), (0.4, 0.8))},
+        {"path": str(plain), "text": "plain", "timestamp": scenes((0, 0.2))},
+    ]
+
+
+def test_a_clip_of_which_cropping_leaves_too_little_is_dropped_and_stays_so(
+    tmp_path: Path, boxes: list[dict[str, str]]
+) -> None:
+    done = Cut(tmp_path, boxes, crop_borders=True)
+
+    def state() -> list[tuple[str, int, bytes]]:
+        files = [*tmp_path.glob("meta_clips*.csv"), *done.clips_folder.rglob("*.mp4")]
+        return sorted(
+            (f.name, f.stat().st_mtime_ns if f.suffix == ".mp4" else 0, f.read_bytes()) for f in files
+        )
+
+    for _ in range(2):
+        assert [(clip["text"], clip["crop_h"]) for clip in done.clips] == [
+            ("changing", "240"),
+            ("plain", "240"),
+        ]
+        [drop] = done.dropped
+        assert (drop["path"], drop["text"]) == (boxes[0]["path"], "changing")
+        assert (drop["clip_start"], drop["clip_end"]) == ("0.4", "0.8")
+        assert drop["reason"] == "crop_ratio 0.4167 < 0.6"
+        assert done.failed == []
+        assert done.status.dropped == {"crop_ratio < 0.6": 1}
+        assert len(list(done.clips_folder.rglob("*.mp4"))) == 2
+        before = state()
+        done.again()
+        assert state() == before
+
+
+def test_the_least_share_of_a_crop_is_the_users_and_counts_for_crops_only(
+    tmp_path: Path, boxes: list[dict[str, str]]
+) -> None:
+    kept = Cut(tmp_path, boxes, crop_borders=True, min_crop_ratio=0.4)
+    assert [clip["crop_h"] for clip in kept.clips] == ["240", "100", "240"]
+    assert kept.dropped == []
+    uncropped = [Cut(tmp_path, boxes, min_crop_ratio=ratio) for ratio in (0.6, 0.9)]
+    written = [[os.stat(clip["path"]).st_mtime_ns for clip in done.clips] for done in uncropped]
+    assert written[0] == written[1]
+    assert len(written[0]) == 3
+
+
+def test_a_copy_is_not_cropped_and_does_not_say_so(tmp_path: Path, boxes: list[dict[str, str]]) -> None:
+    rows = [{**boxes[0], "timestamp": scenes((0, 0.8))}]
+    done = Cut(tmp_path, rows, crop_borders=True, min_crop_ratio=1.0, encoder="copy")
+    assert [clip["crop_h"] for clip in done.clips] == [""]
+    assert Media(done.clips[0]["path"]).info.height == 240
+
+
+@pytest.mark.parametrize("encoder", ["libx264", "smart"])
+def test_a_dark_sky_is_not_cut_off(tmp_path: Path, encoder: str) -> None:
+    def night(number: int) -> np.ndarray:
+        rng = np.random.default_rng(number)
+        sky = np.linspace(0, 25, 240)[:, None] + rng.normal(0, 2, (240, 320))
+        town = np.where(rng.random((240, 320)) < 0.02, 200, 30)
+        roofs = 150 + 40 * np.sin(np.arange(320) / 9)
+        luma = np.where(np.arange(240)[:, None] > roofs[None], town, sky)
+        return np.repeat(luma.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+
+    path = footage.encode(tmp_path / "night.mp4", (night(n) for n in range(10)), "-crf", "30")
+    done = Cut(
+        tmp_path, [{"path": str(path), "timestamp": scenes((0, 0.4))}], crop_borders=True, encoder=encoder
+    )
+    assert [clip["crop_h"] for clip in done.clips] == ["240"]
+
+
+def test_pictures_of_any_size_become_clips(tmp_path: Path) -> None:
+    sizes = [(1, 1), (2, 2), (7, 5), (1, 64), (64, 1), (15, 17), (3000, 40), (40, 3000)]
+    rows = []
+    for width, height in sizes:
+        pictures = np.random.default_rng(0).integers(0, 256, (6, height, width, 3), np.uint8)
+        path = footage.encode(tmp_path / f"{width}x{height}.mov", pictures, codec=("-c:v", "png"))
+        rows.append({"path": str(path), "timestamp": scenes((0, 0.12), (0.12, 0.24))})
+    for cutting in ({}, {"crop_borders": True, "shorter_size": 16}, {"encoder": "smart"}):
+        done = Cut(tmp_path, rows, **cutting)
+        assert done.failed == []
+        infos = [Media(clip["path"]).info for clip in done.clips[::2]]
+        long = [16 / min(size) if min(size) > 16 and "shorter_size" in cutting else 1 for size in sizes]
+        assert [(info.width, info.height) for info in infos] == [
+            tuple(round(side * share / 2 + 1e-9) * 2 if share < 1 else side + side % 2 for side in size)
+            for size, share in zip(sizes, long, strict=True)
+        ]
+        assert all(len(Media(clip["path"]).info.frame_seconds) == 3 for clip in done.clips)
+
+
+def test_what_nvidia_finds_too_small_is_so() -> None:
+    said = (
+        "InitializeEncoder failed: invalid param (8): Frame Dimension less than the minimum supported value."
+    )
+    for detail, code in (
+        (said, "too_small"),
+        ("InitializeEncoder failed: invalid param (8): Invalid Level.", "partial"),
+    ):
+        with pytest.raises(MediaError) as caught, failing():
+            raise av.error.ExternalError(542398533, detail)
+        assert caught.value.code == code
 
 
 # --- the command -------------------------------------------------------------------------------

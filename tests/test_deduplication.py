@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable
@@ -124,6 +125,18 @@ def test_the_dropped_table_names_the_twin_and_the_distance(dedup: Dedup, rows: l
 def test_black_and_flat_clips_are_no_evidence(dedup: Dedup, rows: list[dict[str, Any]]) -> None:
     kept, _ = dedup(rows, threshold=64.0)
     assert {"black.mp4", "black_too.mp4", "grey.mp4"} <= names(kept)
+
+
+def test_pictures_that_are_too_narrow_to_compare_all_stay(dedup: Dedup, tmp_path: Path) -> None:
+    sides = {"column": (64, 1), "row": (1, 64), "few": (7, 64), "enough": (8, 64)}
+    for seed, (name, (height, width)) in itertools.product((1, 2), sides.items()):
+        pictures = np.random.default_rng(seed).integers(0, 256, (10, height, width, 3), np.uint8)
+        for copy in "ab":
+            path = tmp_path / f"{name}_{seed}{copy}.mov"
+            footage.encode(path, pictures[:1].repeat(10, axis=0), codec=("-c:v", "png"))
+    kept, dropped = dedup([{"path": str(path)} for path in sorted(tmp_path.glob("*.mov"))])
+    assert {Path(row["path"]).stem for row in dropped} == {"enough_1b", "enough_2b"}
+    assert len(kept) == 14
 
 
 def test_a_failed_file_stays_in_the_table_with_its_code(

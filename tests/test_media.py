@@ -146,6 +146,23 @@ def test_a_container_is_known_by_its_content_not_its_name(
     assert len(Media(str(named_wrongly)).info.frame_seconds) == 50
 
 
+@pytest.mark.parametrize("source", [(1, 3000), (3000, 1), (2, 2328), (3749, 1), (8, 5081), (1, 1), (7, 5)])
+@pytest.mark.parametrize("target", [(48, 27), (56, 392)])
+def test_a_picture_of_any_shape_is_scaled(
+    tmp_path: Path, source: tuple[int, int], target: tuple[int, int]
+) -> None:
+    width, height = source
+    picture = np.zeros((height, width, 3), np.uint8)
+    picture[: -(-height // 2), : -(-width // 2)] = 200  # a quarter, or a half of what is one pixel wide
+    path = footage.encode(tmp_path / "a.mov", [picture], codec=("-c:v", "png"))
+    [frame] = Media(str(path)).frames()
+    wide, high = target
+    small = frame.scaled(high, wide)
+    assert small.shape == (high, wide, 3)
+    assert small[0, 0].mean() == pytest.approx(200, abs=4)
+    assert small[-1, -1].mean() == pytest.approx(200 if source == (1, 1) else 0, abs=4)
+
+
 # --- damage ------------------------------------------------------------------------------------
 
 

@@ -2,7 +2,8 @@
 
 Three frames of every clip, at 10, 50 and 90 %, are hashed to 64 bits each (imagededup), inside black
 borders, so that a letterboxed copy is still a copy. Two clips are duplicates when their frames differ
-in at most `--threshold` bits on average. A black or flat frame says nothing and is left out; where
+in at most `--threshold` bits on average. A black or flat frame says nothing and is left out, and so is
+a picture of fewer than 8 pixels in a direction; where
 fewer than three frames are left to compare, they must agree better: at most 3/4 of the threshold for
 two, half for one, for that many pairs of unrelated frames agree by chance. Pieces of one source that
 share no time look alike wherever the camera stands still, and are not copies: they are duplicates only
@@ -27,15 +28,16 @@ from pipeline import launch, meta, run
 from pipeline.cli import Parser, run_main
 from pipeline.config import option
 from pipeline.media import fit
+from pipeline.media.borders import BorderFinder
 from pipeline.run import RunOptions
 from pipeline.scorer import Column, Frames, Home, Row, Scorer
 from pipeline.status import Status, recording
 from pipeline.store import Store, Verdicts, row_keys, working_on
-from scoring.quality.scorer import BorderFinder
 
 FRAMES = 3
 HASHED_LONG_SIDE = 512
 FLAT_STD = 4.0  # grey levels; below, a frame is black, white or one colour
+HASH_SIDE = 8  # of the pictures whose pixels the hashes compare; all that is one pixel wide would look alike
 BLOCK_ROWS = 4096
 SEARCHED_ROWS = 32  # at a time: one may be near to all pieces of a long still shot
 #: How well the frames that two clips have in common must agree, by their number.
@@ -48,6 +50,7 @@ class Hashes(Scorer):
     """Perceptual hashes of three frames, kept in the store so that they are computed once."""
 
     name: ClassVar[str] = "dedup"
+    version: ClassVar[int] = 2
 
     hash: str = option("phash", "perceptual hash", choices=("phash", "ahash", "dhash", "whash"))
 
@@ -71,6 +74,9 @@ class Hashes(Scorer):
         borders = finder.borders()
         inner = [borders.inside(p, info.height, info.width) for p in pictures]
         kept = [None if p.mean(axis=2).std() < FLAT_STD else np.ascontiguousarray(p) for p in inner]
+        high = info.height - borders.top - borders.bottom
+        if min(high, info.width - borders.left - borders.right) < HASH_SIDE:
+            kept = [None] * len(kept)
         if not info.is_image:  # a short clip may have fewer distinct frames: they keep their place
             kept = [kept[min(i, len(kept) - 1)] for i in range(FRAMES)] if len(kept) > 1 else kept
         return kept, info.height * info.width, info.duration, info.size_bytes

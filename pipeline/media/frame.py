@@ -15,6 +15,10 @@ from av.sidedata.sidedata import Type
 from pipeline.media.hdr import ToneMap
 from pipeline.media.info import MediaInfo
 
+#: FFmpeg's scaler needs two steps to shrink a side further (filters of 256 taps, bicubic ones of 4 per pixel left
+#: out), and refuses them where the picture has not more than 4 times the pixels of the target (libswscale/utils.c).
+MOST_SHRUNK: Final = 60
+
 
 def orientation(picture: av.VideoFrame) -> tuple[int, bool]:
     """How a decoded picture is to be shown, by its display matrix (ISO/IEC 14496-12, 6.2.2).
@@ -97,6 +101,9 @@ class Frame:
             return np.ascontiguousarray(
                 cv2.resize(self._source, (width, height), interpolation=cv2.INTER_AREA)
             )
+        shrinks = max(self.height / height, self.width / width)
+        if shrinks > MOST_SHRUNK and self.height * self.width <= 4 * height * width:
+            return resized(self.rgb(min(height, self.height), min(width, self.width)), height, width)
         stored = (height, width) if self._rotation % 180 else (width, height)
         pixel_format = "rgb24" if self._tone is None else "gbrp10le"
         small = (

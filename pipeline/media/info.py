@@ -7,6 +7,7 @@ from typing import Final
 
 import numpy as np
 
+from pipeline.errors import MediaError
 from pipeline.media import hdr
 from pipeline.media.fields import FieldOrder
 
@@ -83,6 +84,16 @@ class MediaInfo:
         if most is not None and len(times) > most:
             times = times[np.linspace(0, len(times) - 1, most).round().astype(int)]
         return list(times.tolist())
+
+    def check_size(self, short: int, long: int = 0) -> None:
+        """Raise MediaError `too_small` unless the sides have so many pixels.
+
+        Args:
+            short, long: pixels that the short and the long side must have at least.
+        """
+        if min(self.height, self.width) < short or max(self.height, self.width) < long:
+            needed = f"{max(short, long)}x{short}"
+            raise MediaError("too_small", f"{self.width}x{self.height} pixels; at least {needed} are needed")
 
     def index_at(self, seconds: float) -> int:
         """Index of the frame that a player shows at `seconds`."""

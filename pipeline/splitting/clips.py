@@ -43,6 +43,8 @@ AAC_RATES: Final = "96000|88200|64000|48000|44100|32000|24000|22050|16000|12000|
 AAC_LAYOUTS: Final = "mono|stereo|3.0|4.0|5.0|5.1|7.1"
 RATE_LIMIT: Final = 100_000
 MACROBLOCK, MACROBLOCKS_AT_ONCE = 16, 8  # pixels; see _clear_new_memory()
+#: What NVIDIA's driver says; its limits differ between GPUs.
+NVENC_TOO_SMALL: Final = "Dimension less than the minimum"
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_PERTURB = -1, -3, -6  # of glibc's malloc.h
 
 EIGHT_BITS, TEN_BITS = "yuv420p", "yuv420p10le"
@@ -98,7 +100,8 @@ def failing() -> Iterator[None]:
     except av.error.FFmpegError as error:
         if isinstance(error, OSError) and error.errno in STORAGE_ERRNOS:
             raise OSError(error.errno, error.strerror) from error
-        raise MediaError("partial", f"{type(error).__name__}: {error}") from error
+        code = "too_small" if NVENC_TOO_SMALL in str(error) else "partial"
+        raise MediaError(code, f"{type(error).__name__}: {error}") from error
 
 
 def keep_freed_memory() -> None:

@@ -7,7 +7,8 @@ Scenes of one source in several rows are numbered on from row to row. DIR/.clips
 source has which <stem>, so that no table cut into DIR overwrites clips of another source: those are
 called <stem>_<hash>.
 Columns that describe a file (its size, its scores) are empty in the clips' rows: a clip is another file.
-What is too short stands in `<table>_clips_dropped`, what cannot be cut in `<table>_clips_failed`.
+What is too short, or with --crop_borders keeps too little of its picture, stands in `<table>_clips_dropped`, what
+cannot be cut in `<table>_clips_failed`.
 
 With --recut META is a table of clips that were audited, and `<table>_recut` is written: clips that hold more
 than one shot are cut again, from their sources, into <clip>_shot-<i>.mp4; all others stay as they are.
@@ -26,7 +27,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,11 @@ from pipeline.errors import (
     storing,
 )
 from pipeline.log import Progress
-from pipeline.media import VERSION
 from pipeline.run import GIB, RunOptions, write_sidecar
 from pipeline.scorer import every_column
 from pipeline.splitting import clips
 from pipeline.splitting.audit import Audit
-from pipeline.splitting.cutter import Clip, CutJob, Cutting, Made, name_hash
+from pipeline.splitting.cutter import Clip, CutJob, Cutting, Dropped, Made, name_hash
 from pipeline.splitting.scene_detect import SceneDetect, format_scenes
 from pipeline.status import Status, recording
 from pipeline.store import FOLDER, Cells, Store, row_keys, working_on
@@ -64,6 +64,9 @@ FIRST_TASKS, LAST_TASKS = 4, 16  # per worker, if all were as long as the first,
 MAX_SECONDS = 1e6  # of a source, eleven days
 MAX_CLIPS_PER_SOURCE = 100_000  # two days in clips of two seconds; more is a mistake
 CLAIM_SECONDS = 60.0  # to wait for another process that names its clips
+
+_Verdict = Made | Dropped | MediaError  # what becomes of a clip, kept in the store
+_Drop = tuple[int, float | None, float | None, str]  # row, start and end in seconds, reason
 
 
 # --- what is to be cut -------------------------------------------------------------------------
@@ -107,7 +110,7 @@ class _Plan:
 
     rows: list[int]  # of each clip, its source's row
     clips: list[Clip]
-    dropped: list[tuple[int, float | None, float | None, str]]  # row, start, end, reason
+    dropped: list[_Drop]
     failed: list[tuple[int, MediaError]]
     pictures: list[int]
     as_they_are: list[int]
@@ -347,8 +350,7 @@ def _carry_out(
         with _claiming(cutting.save_dir) as claims:
             plan = make_plan(frame, cutting, claims)
         sources = frame.assign(path=frame["source_path"]) if "source_path" in columns else frame
-        meaning = f"cut v3 frames v{VERSION} {replace(cutting, min_seconds=None, max_seconds=None)!r}"
-        cells = Store(output.parent).verdicts_of("cut", meaning, ("made",))
+        cells = Store(output.parent).verdicts_of("cut", cutting.meaning, ("made",))
         results = _cut_all(sources, plan, cutting, options, cells)
         _write(frame, sources, plan, results, cutting, status)
         status.judge(options.max_failed)
@@ -361,7 +363,7 @@ def _carry_out(
 
 def _cut_all(
     frame: pd.DataFrame, plan: _Plan, cutting: Cutting, options: RunOptions, cells: Cells
-) -> list[Made | MediaError]:
+) -> list[_Verdict]:
     """One result per planned clip: from the store where the clip is still there, else newly cut."""
     sources = row_keys(frame, ("path",)).to_pylist()
     keys = [
@@ -396,18 +398,22 @@ def _cut_all(
 
 def _known(
     cells: Cells, keys: list[str], clips: list[Clip], retry_failed: bool
-) -> tuple[list[Made | MediaError | None], dict[str, int]]:
+) -> tuple[list[_Verdict | None], dict[str, int]]:
     verdicts = cells.load()
     at = verdicts.find(keys)
     final = verdicts.final(at, retry_failed=retry_failed)
-    results: list[Made | MediaError | None] = [None] * len(keys)
+    results: list[_Verdict | None] = [None] * len(keys)
     tries = {keys[i]: int(verdicts.tries[at[i]]) for i in np.flatnonzero((at >= 0) & ~final)}
     for number in np.flatnonzero(final):
         place = int(at[number])
         if code := verdicts.error[place].as_py():
             results[number] = MediaError(code, verdicts.detail[place].as_py())
             continue
-        made = Made(**json.loads(verdicts.columns["made"][place].as_py()))
+        said = json.loads(verdicts.columns["made"][place].as_py())
+        if "crop_ratio" in said:
+            results[number] = Dropped(**said)
+            continue
+        made = Made(**said)
         try:
             status = os.stat(clips[number].target)
         except OSError:
@@ -471,7 +477,7 @@ def _write(
     frame: pd.DataFrame,
     sources: pd.DataFrame,
     plan: _Plan,
-    results: list[Made | MediaError],
+    results: list[_Verdict],
     cutting: Cutting,
     status: Status,
 ) -> None:
@@ -485,10 +491,11 @@ def _write(
         clips = meta.concatenate([clips, frame.iloc[plan.as_they_are]])
         clips = clips.iloc[np.argsort(rows, kind="stable")].reset_index(drop=True)
     meta.write(clips, status.output)
-    dropped = frame.iloc[[row for row, *_ in plan.dropped]].reset_index(drop=True)
-    _add_known(dropped, "clip_start", [s for _, s, _, _ in plan.dropped])
-    _add_known(dropped, "clip_end", [e for _, _, e, _ in plan.dropped])
-    _add(dropped, "reason", [r for *_, r in plan.dropped])
+    drops = _drops(plan, results, cutting)
+    dropped = frame.iloc[[row for row, *_ in drops]].reset_index(drop=True)
+    _add_known(dropped, "clip_start", [s for _, s, _, _ in drops])
+    _add_known(dropped, "clip_end", [e for _, _, e, _ in drops])
+    _add(dropped, "reason", [r for *_, r in drops])
     write_sidecar(dropped, status.output, "dropped")
     bad = [(plan.rows[n], plan.clips[n], r) for n, r in enumerate(results) if isinstance(r, MediaError)]
     failures = [*((row, None, error) for row, error in plan.failed), *bad]
@@ -502,8 +509,19 @@ def _write(
     status.rows_out = status.scored = len(clips)
     status.failed_rows = len(failures)
     status.failed = dict(Counter(f"cut: {e.code}" for *_, e in failures).most_common())
-    told = (r.split(" ")[0] + " < " + r.split("< ")[1] if "< " in r else r for *_, r in plan.dropped)
+    told = (r.split(" ")[0] + " < " + r.split("< ")[1] if "< " in r else r for *_, r in drops)
     status.dropped = dict(Counter(told).most_common())
+
+
+def _drops(plan: _Plan, results: Sequence[_Verdict], cutting: Cutting) -> list[_Drop]:
+    """What was dropped before and while clips were cut, in the order of the table."""
+    least = meta.number_text(cutting.min_crop_ratio)
+    cropped = [
+        (row, clip.start, clip.end, f"crop_ratio {meta.cell(result.crop_ratio)} < {least}")
+        for row, clip, result in zip(plan.rows, plan.clips, results, strict=True)
+        if isinstance(result, Dropped)
+    ]
+    return sorted([*plan.dropped, *cropped], key=lambda drop: drop[0])
 
 
 def _describe(clips: pd.DataFrame, sources: list[str], made: list[Any], cutting: Cutting) -> None:

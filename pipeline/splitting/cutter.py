@@ -19,12 +19,13 @@ import numpy as np
 
 from pipeline.config import option
 from pipeline.errors import ConfigError, MediaError
-from pipeline.media import DEINTERLACE, Media, MediaInfo, fit
+from pipeline.media import DEINTERLACE, VERSION, Media, MediaInfo, fit
+from pipeline.media.borders import BorderFinder
 from pipeline.splitting import clips
 from pipeline.splitting.clips import CODERS, EIGHT_BITS, TEN_BITS, Coding, EncodedClip, Filter, NotCopyable
-from scoring.quality.scorer import BorderFinder
 
 BORDER_FRAMES = 8
+RATIO_DIGITS = 4  # of the share of a picture that is left
 SEAM_FRAMES = 8  # that are looked at behind the seams of a clip that was put together
 MOVED = "begin or end elsewhere than asked, where a copy can; `clip_start` and `clip_end` say where"
 PRESETS = "ultrafast superfast veryfast faster fast medium slow slower veryslow".split()
@@ -45,6 +46,9 @@ class Cutting:
     crf: int = option(18, "quality of libx264 and h264_nvenc, lower is better", ge=0, le=51)
     preset: str = option("veryfast", "speed of libx264", choices=PRESETS)
     crop_borders: bool = option(False, "cut black borders off")
+    min_crop_ratio: float = option(
+        0.6, "with --crop_borders: a clip that keeps less of its picture is dropped", ge=0, le=1
+    )
     deinterlace: str = option(
         "auto",
         "make whole pictures of interlaced ones: where there are any, never, or of all",
@@ -62,6 +66,13 @@ class Cutting:
             raise ConfigError(f"min_seconds {least:g} is more than max_seconds {most:g}")
         if self.hdr == "keep" and self.encoder not in ("libx264", "smart", "copy"):
             raise ConfigError(f"hdr keep: {self.encoder} writes 8 bits only; take encoder libx264")
+
+    @property
+    def meaning(self) -> str:
+        """Everything that a clip of given frames depends on, in one line."""
+        ratio = self.min_crop_ratio if self.crop_borders else 0.0
+        settings = replace(self, min_seconds=None, max_seconds=None, min_crop_ratio=ratio)
+        return f"cut v4 frames v{VERSION} {settings!r}"
 
 
 @dataclass(frozen=True)
@@ -97,6 +108,20 @@ class Made:
 
 
 @dataclass(frozen=True)
+class Dropped:
+    """A clip that was not written: without its borders it would have too little of the picture.
+
+    Attributes:
+        crop_ratio: share of the picture that would be left, 0-1.
+    """
+
+    crop_ratio: float
+
+
+Result = Made | Dropped | MediaError | OSError
+
+
+@dataclass(frozen=True)
 class Part:
     """The frames [first, stop) of a source, which become a clip.
 
@@ -122,9 +147,7 @@ class CutJob:
     cutting: Cutting
     root: str = ""
 
-    def __call__(
-        self, task: tuple[str, list[Clip]], allow: Callable[[float], None]
-    ) -> list[Made | MediaError | OSError]:
+    def __call__(self, task: tuple[str, list[Clip]], allow: Callable[[float], None]) -> list[Result]:
         clips.keep_freed_memory()
         path, asked = task
         media = Media(
@@ -142,8 +165,8 @@ class CutJob:
         media.check_unchanged()
         return [made[part.target] if isinstance(part, Part) else part for part in parts]
 
-    def _part(self, media: Media, clip: Clip) -> Part | MediaError | OSError:
-        """What a clip takes from its source."""
+    def _part(self, media: Media, clip: Clip) -> Part | Dropped | MediaError | OSError:
+        """What a clip takes from its source, or why it gets nothing."""
         info = media.info
         first, stop = asked = frames_between(info, clip.start, clip.end)
         if self.cutting.encoder == "copy":  # from the first key frame on
@@ -154,25 +177,29 @@ class CutJob:
             stop = media.copyable(first, stop) if first < stop else stop
         if first >= stop:
             return MediaError("no_frames", f"no frame to begin with from {clip.start:g} to {clip.end:g} s")
-        target = Path(clip.target)
+        crop, target = None, Path(clip.target)
+        if self.cutting.crop_borders and self.cutting.encoder != "copy":
+            try:
+                crop = self._crop(media, first, stop)
+            except MediaError as error:
+                return error
+            except av.error.FFmpegError as error:
+                return MediaError("decode_error", str(error))
+            ratio = round(crop[2] * crop[3] / (info.width * info.height), RATIO_DIGITS)
+            if ratio < self.cutting.min_crop_ratio:
+                return Dropped(ratio)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             return error
-        try:
-            crop = self._crop(media, first, stop) if self.cutting.crop_borders else None
-        except MediaError as error:
-            return error
-        except av.error.FFmpegError as error:
-            return MediaError("decode_error", str(error))
         note = "" if (first, stop) == asked else MOVED
         # The same name in every run: what a killed one left is written over.
         aside = target.with_name(f".{name_hash(str(target))}.part")
         return Part(target, aside, first, stop, crop, note)
 
-    def _write(self, media: Media, parts: Sequence[Part]) -> dict[Path, Made | MediaError | OSError]:
+    def _write(self, media: Media, parts: Sequence[Part]) -> dict[Path, Result]:
         """Write all parts: what can be copied is, all others are encoded in one pass over the source."""
-        made: dict[Path, Made | MediaError | OSError] = {}
+        made: dict[Path, Result] = {}
         rest = []
         for part in parts:
             if self.cutting.encoder == "copy":
@@ -183,7 +210,7 @@ class CutJob:
                 rest.append(part)
         return made | self._encode(media, rest) if rest else made
 
-    def _try(self, media: Media, part: Part, write: Callable[[], None]) -> Made | MediaError | OSError:
+    def _try(self, media: Media, part: Part, write: Callable[[], None]) -> Result:
         try:
             write()
             return self._finish(media.info, part)
@@ -193,7 +220,7 @@ class CutJob:
     def _copy(self, media: Media, part: Part) -> None:
         clips.copy(part.partial, media, part.first, part.stop, self.cutting.keep_audio)
 
-    def _splice(self, media: Media, part: Part, made: dict[Path, Made | MediaError | OSError]) -> str:
+    def _splice(self, media: Media, part: Part, made: dict[Path, Result]) -> str:
         """Copy what can be copied of a part; where that is nothing, or does not decode, say why."""
         try:
             if media.changes_pictures:
@@ -213,9 +240,9 @@ class CutJob:
             made[part.target] = error
         return ""
 
-    def _encode(self, media: Media, parts: Sequence[Part]) -> dict[Path, Made | MediaError | OSError]:
+    def _encode(self, media: Media, parts: Sequence[Part]) -> dict[Path, Result]:
         """Write parts in one pass over the source; each has an encoder of its own."""
-        made: dict[Path, Made | MediaError | OSError] = {}
+        made: dict[Path, Result] = {}
         waiting = deque(sorted(parts, key=lambda part: part.first))
         open_ones: dict[Part, EncodedClip] = {}
         wanted = np.zeros(len(media.info.frame_seconds), bool)

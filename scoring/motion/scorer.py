@@ -27,6 +27,9 @@ from pipeline.scorer import Column, Frames, Row, Scorer
 VMAF_BLUR = np.array([3571, 16004, 26386, 16004, 3571], np.float32) / 65536
 MOTION_SHORT_SIDE = 540  # larger pictures are shrunk to it, so that 720p and 4K score alike
 FLOW_SHORT_SIDE = 256
+#: DIS compares patches of 8x8 pixels, and shrinks a picture until its long side is about four of them, rounded
+#: (OpenCV, dis_flow.cpp): it refuses smaller ones.
+LEAST_SHORT_SIDE, LEAST_LONG_SIDE = 8, 12
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,12 @@ class Motion(Scorer):
     def columns(self) -> tuple[Column, ...]:
         return (
             Column("motion", "float", "grey levels", "VMAF motion: 0 frozen, 1-5 usual, 20 violent"),
-            Column("flow", "float", "diagonals/frame", "mean optical flow per 1/24 s"),
+            Column(
+                "flow",
+                "float",
+                "diagonals/frame",
+                "mean optical flow per 1/24 s, of at least 12x8 pixels; for motion alone: --flow_pairs 0",
+            ),
         )
 
     def times(self, info: MediaInfo) -> object:
@@ -50,6 +58,8 @@ class Motion(Scorer):
 
     def prepare(self, row: Row, frames: Frames) -> tuple[float, float]:
         info = frames.info
+        if self.flow_pairs and not info.is_image:
+            info.check_size(LEAST_SHORT_SIDE, LEAST_LONG_SIDE)
         blurred_size = fit(info.height, info.width, short=MOTION_SHORT_SIDE)
         flow_size = fit(info.height, info.width, short=FLOW_SHORT_SIDE)
         measured_at = self._flow_times(info)

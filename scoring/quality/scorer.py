@@ -8,22 +8,23 @@ Wang, Sheikh, Bovik, "No-reference perceptual quality assessment of JPEG compres
 2002). `contrast`: RMS contrast (Peli, "Contrast in complex images", JOSA A 7, 1990). `frozen`: share
 of the seconds in which no block of the picture changes.
 
-Black borders are measured first, and everything else inside them.
+Black borders are measured first, and everything else inside them, where 2 x 2 blocks must be left.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
 
 from pipeline.config import option
+from pipeline.errors import MediaError
 from pipeline.media import MediaInfo, fit
+from pipeline.media.borders import BorderFinder, Borders
 from pipeline.scorer import Column, Frame, Frames, Row, Scorer
 
 SHARPNESS_SHORT_SIDE = 720
@@ -31,14 +32,9 @@ SATURATION_SHORT_SIDE = 144
 #: Noise and blocks are properties of single pixels: measured unshrunk, in the middle of large ones.
 NATIVE_HEIGHT, NATIVE_WIDTH = 1088, 1920
 BLOCK = 8  # of every block-based codec since JPEG and MPEG-1
-NOISE_BLOCK = 16
+NOISE_BLOCK = 16  # a picture must have one
 CALM_PERCENTILE = 25
 DARK, BRIGHT = 3, 252  # luma outside is crushed or blown out
-BORDER_LUMA = 10  # video black with what compression adds to it
-BORDER_SPREAD = 6
-BORDER_PIECES = 64
-#: Of height and of width; where less is lit, it is no picture with borders but a nearly black one.
-MIN_INSIDE_SHARE, MIN_INSIDE_PIXELS = 0.05, 4
 MIN_STEP = 0.05  # grey levels; a flat picture has no blocks to be seen
 FROZEN_LEVELS = 2.0  # of luma, what compression alone does to a block's mean
 #: Immerkaer's mask, the difference of two Laplacians: blind to edges and planes.
@@ -50,7 +46,7 @@ class Quality(Scorer):
     """Nine numbers of technical quality."""
 
     name: ClassVar[str] = "quality"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     seconds: float = option(1.0, "seconds between the frames looked at", gt=0)
     max_frames: int = option(32, "frames looked at, evenly spread over a longer clip", ge=3)
@@ -74,6 +70,7 @@ class Quality(Scorer):
         return times if len(times) >= 3 else info.at(0.1, 0.5, 0.9)
 
     def prepare(self, row: Row, frames: Frames) -> tuple[float, ...]:
+        frames.info.check_size(NOISE_BLOCK)
         finder = BorderFinder()
         looks = []
         for frame in frames:
@@ -90,85 +87,6 @@ class Quality(Scorer):
 
     def score(self, model: Any, items: Sequence[Any]) -> list[tuple[Any, ...]]:
         return list(items)
-
-
-# --- borders -----------------------------------------------------------------------------------
-
-
-class Borders(NamedTuple):
-    """Black rows and columns at the four sides, in pixels."""
-
-    top: int = 0
-    bottom: int = 0
-    left: int = 0
-    right: int = 0
-
-    def inside(self, image: np.ndarray, height: int, width: int) -> np.ndarray:
-        """The part inside the borders of a picture that was shrunk from `height` x `width`, never empty."""
-        rows = _shrunk(self.top, height - self.bottom, image.shape[0] / height)
-        columns = _shrunk(self.left, width - self.right, image.shape[1] / width)
-        return image[rows, columns]
-
-    def inside_area(self, height: int, width: int) -> int:
-        """Pixels of a `height` x `width` picture that are not border."""
-        return (height - self.top - self.bottom) * (width - self.left - self.right)
-
-
-def _shrunk(start: int, stop: int, scale: float) -> slice:
-    """The pixels of a shrunk picture that lie wholly in [start, stop), else the one in its middle."""
-    first, end = math.ceil(start * scale), math.floor(stop * scale)
-    if first >= end:
-        first = math.floor((start + stop) / 2 * scale)
-        end = first + 1
-    return slice(first, end)
-
-
-class BorderFinder:
-    """Finds the rows and columns at the sides that are black in every frame.
-
-    A frame that is black altogether says nothing, and borders that leave next to nothing of the picture
-    are none. Rows are judged by the means of many short pieces, so that noise does not hide a border and
-    a single lit pixel of text does not vanish in it.
-    """
-
-    def __init__(self) -> None:
-        self._least: Borders | None = None
-        self._size = (0, 0)
-
-    def add(self, luma: np.ndarray) -> None:
-        """One more frame: [H, W] uint8, 0 black to 255 white."""
-        height, width = luma.shape
-        rows = _is_black(cv2.resize(luma, (BORDER_PIECES, height), interpolation=cv2.INTER_AREA))
-        columns = _is_black(cv2.resize(luma, (width, BORDER_PIECES), interpolation=cv2.INTER_AREA).T)
-        if rows.all() or columns.all():
-            return
-        self._size = (height, width)
-        here = (*_leading(rows), *_leading(columns))
-        self._least = Borders(*map(min, here, self._least)) if self._least else Borders(*here)
-
-    def borders(self) -> Borders:
-        """The borders of all frames together."""
-        least = self._least or Borders()
-        height, width = self._size
-        left_high = height - least.top - least.bottom
-        left_wide = width - least.left - least.right
-        return least if _is_picture(left_high, height) and _is_picture(left_wide, width) else Borders()
-
-
-def _is_black(pieces: np.ndarray) -> np.ndarray:
-    """[N] bool: which rows of [N, BORDER_PIECES] luma are black and even."""
-    most, least = pieces.max(axis=1).astype(int), pieces.min(axis=1)
-    return (most <= BORDER_LUMA) & (most - least <= BORDER_SPREAD)
-
-
-def _is_picture(inside: int, side: int) -> bool:
-    return inside >= max(MIN_INSIDE_PIXELS, MIN_INSIDE_SHARE * side)
-
-
-def _leading(black: np.ndarray) -> tuple[int, int]:
-    """How many are black at the beginning, and at the end."""
-    lit = np.flatnonzero(~black)
-    return int(lit[0]), int(len(black) - 1 - lit[-1])
 
 
 # --- one frame ---------------------------------------------------------------------------------
@@ -211,6 +129,11 @@ class _Look:
         luma = borders.inside(self.shrunk, self.height, self.width)
         colour = borders.inside(self.colour, self.height, self.width)
         native = self._native_inside(borders)
+        if min(native.shape) < NOISE_BLOCK:
+            high, wide = native.shape
+            raise MediaError(
+                "too_small", f"{wide}x{high} pixels inside the borders; at least 16x16 are needed"
+            )
         mean, deviation = _mean_and_deviation(luma)
         return [
             sharpness(luma),
@@ -238,8 +161,8 @@ def _on_grid(start: int, stop: int) -> slice:
 
 
 def sharpness(luma: np.ndarray) -> float:
-    """Variance of the Laplacian of [H, W] uint8 luma; 0 for an empty or flat one."""
-    return _mean_and_deviation(cv2.Laplacian(luma, cv2.CV_16S))[1] ** 2 if luma.size else 0.0
+    """Variance of the Laplacian of [H, W] uint8 luma; 0 for a flat one."""
+    return _mean_and_deviation(cv2.Laplacian(luma, cv2.CV_16S))[1] ** 2
 
 
 def _mean_and_deviation(image: np.ndarray) -> tuple[float, float]:
@@ -248,14 +171,12 @@ def _mean_and_deviation(image: np.ndarray) -> tuple[float, float]:
 
 
 def noise(luma: np.ndarray) -> float:
-    """Standard deviation of the noise of [H, W] uint8 luma, in grey levels.
+    """Standard deviation of the noise of [H, W] uint8 luma of at least 16 x 16, in grey levels.
 
     Immerkaer's estimate sqrt(pi / 2) / 6 x mean |luma * mask|, per block of 16 x 16; the 25th
     percentile over the blocks that are not clipped, since texture only ever adds to it.
     """
     height, width = (side // NOISE_BLOCK for side in luma.shape)
-    if not height or not width:
-        return 0.0
     luma = luma[: height * NOISE_BLOCK, : width * NOISE_BLOCK]
     response = cv2.filter2D(luma, cv2.CV_32F, NOISE_MASK)
     np.abs(response, out=response)
@@ -271,10 +192,9 @@ def blockiness(luma: np.ndarray) -> float:
     """Mean luma step across the borders of 8x8 blocks over that inside blocks; 1 means none.
 
     Args:
-        luma: [H, W] uint8, its first pixel the corner of a block.
+        luma: [H, W] uint8, its first pixel the corner of a block; two blocks high and wide at least.
     """
-    ratios = [_step_ratio(luma, axis) for axis in (1, 0) if luma.size and luma.shape[axis] > 2 * BLOCK]
-    return float(np.mean(ratios)) if ratios else 1.0
+    return float(np.mean([_step_ratio(luma, axis) for axis in (1, 0)]))
 
 
 def _step_ratio(luma: np.ndarray, axis: int) -> float:
