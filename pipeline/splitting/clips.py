@@ -40,6 +40,7 @@ MAX_CLIP_BYTES: Final = 2_000_000_000
 CHECK_SIZE_EVERY: Final = 250  # packets
 AAC_RATES: Final = "96000|88200|64000|48000|44100|32000|24000|22050|16000|12000|11025|8000"
 AAC_LAYOUTS: Final = "mono|stereo|3.0|4.0|5.0|5.1|7.1"
+LEAST_TIMESCALE: Final = 10_000  # FFmpeg doubles the time scale of a video track until it is at least this
 RATE_LIMIT: Final = 100_000
 MACROBLOCK, MACROBLOCKS_AT_ONCE = 16, 8  # pixels; see _clear_new_memory()
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_PERTURB = -1, -3, -6  # of glibc's malloc.h
@@ -129,16 +130,20 @@ class FrameEncoder:
     """
 
     def __init__(self, media: Media, first: int, coding: Coding, output: Callable[[], Any]) -> None:
-        self._info, self._first, self._coding, self._make = media.info, first, coding, output
-        self._ends = np.append(media.info.frame_seconds[1:], media.info.duration)
+        self._first, self._coding, self._make = first, coding, output
+        self._shown = shown(media)
+        self._durations: dict[int, int] = {}  # of pictures in the encoder, by their time stamps
         self._rate = Fraction(media.info.fps).limit_denominator(RATE_LIMIT)
         self._stamps = media.stamps(0, len(media.info.frame_seconds))
         self._zero = None if self._stamps is None else int(self._stamps[first])
         sides = (media.info.width, media.info.height)
         self._size = sides[::-1] if media.info.rotation % 180 else sides
         self._begun = False
-        self._even = any(name == "fps" for name, _ in coding.filters)
         self._tick = 1 / self._rate if self._stamps is None else media.tick
+        even = next((Fraction(rate) for name, rate in coding.filters if name == "fps"), None)
+        self._even = even is not None
+        # With less than one output frame, the fps filter would output no frame at all.
+        self._least = math.ceil(1 / (even * self._tick)) if even is not None else 0
         self._graph: Any = None
         self._reformatter = VideoReformatter()
         self._output: Any = None
@@ -159,9 +164,10 @@ class FrameEncoder:
             picture.pts, picture.duration = frame.index - self._first, 1
         else:
             picture.pts = int(self._stamps[frame.index]) - self._zero
-            shown = float(self._ends[frame.index] - self._info.frame_seconds[frame.index])
-            picture.duration = max(1, round(shown / self._tick))
+            picture.duration = int(self._shown[frame.index])
         picture.time_base = self._tick
+        picture.duration = max(picture.duration, self._least - picture.pts)
+        self._durations[picture.pts] = picture.duration
         if self._graph is None:
             yield from self._encoded(picture)
         else:
@@ -174,7 +180,13 @@ class FrameEncoder:
             self._graph.vpush(None)
             yield from self._filtered()
         if self._output is not None:
-            yield from self._output.encode(None)
+            yield from self._timed(self._output.encode(None))
+
+    def _timed(self, packets: list[av.Packet]) -> Iterator[av.Packet]:
+        """Set the display duration of packets, which not all encoders pass on."""
+        for packet in packets:
+            packet.duration = 1 if self._even else self._durations.pop(packet.pts or 0, 1)
+            yield packet
 
     def _begin(self, picture: av.VideoFrame) -> None:
         self._begun = True
@@ -220,7 +232,16 @@ class FrameEncoder:
         if self._even:
             picture.duration = 1
         picture.pict_type = PictureType.NONE
-        yield from self._output.encode(picture)
+        yield from self._timed(self._output.encode(picture))
+
+
+def shown(media: Media) -> np.ndarray:
+    """[N] int64: display duration of each frame in units of the time stamps; 1 if there are no stamps."""
+    info = media.info
+    if not info.has_times:
+        return np.ones(len(info.frame_seconds), np.int64)
+    seconds = np.diff(info.frame_seconds, append=info.duration)
+    return np.maximum(1, np.rint(seconds / float(media.tick))).astype(np.int64)
 
 
 def encode_alone(media: Media, first: int, stop: int, coding: Coding) -> tuple[list[av.Packet], bytes]:
@@ -256,6 +277,8 @@ class ClipFile:
         self._sound: deque[av.Packet] = deque()
         self._wants_sound = sound and media.info.has_audio
         self._packets = 0
+        self._held: av.Packet | None = None  # may be the last packet, whose duration close() sets
+        self._begin = self._end = 0  # first decoding time, last presentation time
 
     def add_stream(self, name: str) -> Any:
         """A stream to be encoded."""
@@ -276,20 +299,44 @@ class ClipFile:
 
     def mux(self, packet: av.Packet) -> None:
         """Write a packet of the video stream, and the sound up to its time."""
-        assert packet.dts is not None and packet.time_base is not None
-        now = packet.dts * packet.time_base
-        while self._sound and (self._sound[0].pts or 0) * self._sound[0].time_base <= now:
-            self._container.mux_one(self._sound.popleft())
-        self._container.mux_one(packet)
+        assert packet.pts is not None and packet.dts is not None
+        if not self._packets:
+            self._begin = packet.dts
+            self._count_time_in(packet.time_base)
+        self._end = max(self._end, packet.pts + (packet.duration or 0))
+        self._write_held()
+        self._held = packet
         self._packets += 1
         if self._packets % CHECK_SIZE_EVERY == 0 and self._path.stat().st_size > MAX_CLIP_BYTES:
             raise MediaError("too_large", f"more than {MAX_CLIP_BYTES:,} bytes in one clip")
 
     def close(self) -> None:
-        """It is complete."""
+        """Finish the file."""
+        if self._held is not None and self._held.dts is not None:
+            # FFmpeg's demuxer limits the duration to the sum of all sample durations (stts), so they must add up.
+            decoded = self._held.dts - self._begin
+            self._held.duration = max(self._held.duration or 0, self._end - decoded)
+        self._write_held()
         while self._sound:
             self._container.mux_one(self._sound.popleft())
         self._container.close()
+
+    def _write_held(self) -> None:
+        packet, self._held = self._held, None
+        if packet is None or packet.dts is None:
+            return
+        now = packet.dts * packet.time_base
+        while self._sound and (self._sound[0].pts or 0) * self._sound[0].time_base <= now:
+            self._container.mux_one(self._sound.popleft())
+        self._container.mux_one(packet)
+
+    def _count_time_in(self, tick: Fraction) -> None:
+        """Use the time scale of the video track for the movie too. With the default of 1000, FFmpeg rounds the
+        durations of tracks and edit lists up to milliseconds."""
+        scale = tick.denominator
+        while scale < LEAST_TIMESCALE:
+            scale *= 2
+        self._container.container_options["movie_timescale"] = str(scale)
 
     def _add_sound(self) -> None:
         if not self._wants_sound:
@@ -383,18 +430,26 @@ def copy(path: Path, media: Media, first: int, stop: int, sound: bool = False) -
         file = ClipFile(path, media, first, stop, sound)
         stream = file.add_copy(template)
         packets = itertools.islice(coming, stop - first)
+        place = _Placing(media, first, stop, stream)
         for packet, dts in zip(packets, _decoding_times(media, first, stop), strict=False):
-            _place(packet, stream, int(packet.pts or 0), dts, media, first)
+            place(packet, int(packet.pts or 0), dts)
             file.mux(packet)
         file.close()
 
 
-def _place(packet: av.Packet, stream: Any, pts: int, dts: int, media: Media, first: int) -> None:
-    """Put a packet into a clip that begins with the frame `first`, by its source's time stamps."""
-    stamps = media.stamps(first, first + 1)
-    assert stamps is not None
-    packet.pts, packet.dts = pts - int(stamps[0]), dts - int(stamps[0])
-    packet.stream = stream
+class _Placing:
+    """Sets the times, the duration and the stream of packets copied into a clip of the frames [first, stop)."""
+
+    def __init__(self, media: Media, first: int, stop: int, stream: Any) -> None:
+        stamps = media.stamps(first, stop)
+        assert stamps is not None
+        self._zero, self._stream = int(stamps[0]), stream
+        self._shown = dict(zip(stamps.tolist(), shown(media)[first:stop].tolist(), strict=True))
+
+    def __call__(self, packet: av.Packet, pts: int, dts: int) -> None:
+        packet.pts, packet.dts = pts - self._zero, dts - self._zero
+        packet.duration = self._shown.get(pts, packet.duration)
+        packet.stream = self._stream
 
 
 def _decoding_times(
@@ -482,6 +537,7 @@ def _splice_at(
         file = ClipFile(path, media, first, stop, sound)
         stream = file.add_copy(template, header.with_sets(sets_before + sets_behind).packed())
         copied = itertools.islice(itertools.chain([beginning], coming), end - key)
+        place = _Placing(media, first, stop, stream)
         for start, packets in ((first, before), (key, copied), (end, behind)):
             stamps = media.stamps(start, start + 1)
             assert stamps is not None
@@ -489,7 +545,7 @@ def _splice_at(
                 pts = int(packet.pts or 0)
                 if start != key:
                     packet, pts = _with_lengths(packet, media.tick), pts + int(stamps[0])
-                _place(packet, stream, pts, next(times), media, first)
+                place(packet, pts, next(times))
                 file.mux(packet)
         file.close()
     return True

@@ -346,7 +346,7 @@ def _carry_out(
         with _claiming(cutting.save_dir) as claims:
             plan = make_plan(frame, cutting, claims)
         sources = frame.assign(path=frame["source_path"]) if "source_path" in columns else frame
-        meaning = f"cut v3 {replace(cutting, min_seconds=None, max_seconds=None)!r}"
+        meaning = f"cut v4 {replace(cutting, min_seconds=None, max_seconds=None)!r}"
         cells = Store(output.parent).verdicts_of("cut", meaning, ("made",))
         results = _cut_all(sources, plan, cutting, options, cells)
         _write(frame, sources, plan, results, cutting, status)
