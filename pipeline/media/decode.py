@@ -8,7 +8,7 @@ import os
 import queue
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any, Final
 
@@ -19,11 +19,12 @@ from av.video.stream import VideoStream
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.errors import MediaError
-from pipeline.media.container import MAX_PIXELS, decoded, decoder_of, demuxed, heard, opened, video_stream
+from pipeline.media.container import MAX_PIXELS, decoded, decoder_of, demuxed, opened, video_stream
 from pipeline.media.frame import Frame
 from pipeline.media.info import MediaInfo, frame_rate
 from pipeline.media.packets import Packets, Picker
 from pipeline.media.paths import check_path
+from pipeline.media.sound import Clocks, Sound, sound_of
 
 #: What decodes. decord only on wish: it returns wrong frames where an edit list hides some, fails on
 #: cut-off files, and its FFmpeg is of 2022. The file is opened and judged by PyAV all the same.
@@ -37,7 +38,6 @@ SHRUNK_AHEAD: Final = 1024  # frames made small that wait for their turn, in all
 #: Containers with an index that leads to a key frame's packet; in others that are read in between.
 INDEXED: Final = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 LEAP_PACKETS: Final = 500  # more than that ahead of a wanted frame are not read
-SOUND_SLACK_SECONDS: Final = 5.0  # between where sound is looked for and where it is wanted
 IMAGE_FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM")
 
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
@@ -64,6 +64,7 @@ class Media:
         self._reader = reader
         self._image: np.ndarray | None = None
         self._packets: Packets | None = None
+        self._first_seconds = 0.0  # presentation time of the first frame
         self.info = self._open_image(path) or self._open_video(path)
 
     def check_unchanged(self) -> None:
@@ -121,6 +122,7 @@ class Media:
         if turn % 180:
             height, width = width, height
         seconds, duration = packets.seconds, packets.duration
+        self._first_seconds = container_start if packets.stamps is None else packets.start_seconds
         return MediaInfo(
             path, width, height, rotation=turn, codec=codec, frame_seconds=seconds,
             duration=duration, fps=frame_rate(len(seconds), duration, nominal),
@@ -261,18 +263,25 @@ class Media:
         return first + int(ends[-1]) + 1 if len(ends) else first
 
     @contextlib.contextmanager
-    def sound(self, ahead_of: float) -> Iterator[tuple[Iterator[av.AudioFrame], float]]:
-        """The first sound stream from some time ahead of `ahead_of` seconds on, and on its clock the seconds
-        at which the first frame is shown."""
-        with opened(self._real) as container:
-            stream = container.streams.audio[0]
-            zero = (container.start_time or 0) / av.time_base
-            if self.info.has_times:
-                zero += self.info.start_seconds
-            if self.info.has_times and ahead_of > SOUND_SLACK_SECONDS:
-                with contextlib.suppress(av.error.FFmpegError):
-                    container.seek(round((zero + ahead_of - SOUND_SLACK_SECONDS) * av.time_base))
-            yield heard(container, stream), zero
+    def sound(
+        self, start: float, end: float, rates: Sequence[int] = (), layouts: Sequence[str] = ()
+    ) -> Iterator[Sound | None]:
+        """The first sound stream in the span [start, end); None if no sound of it decodes.
+
+        Args:
+            start, end: seconds since the first shown frame.
+            rates, layouts: allowed sample rates and channel layouts (FFmpeg's names), of which the nearest one is
+                used; empty: keep the source's.
+
+        Raises:
+            MediaError: the file cannot be opened, or out_of_memory.
+        """
+        with contextlib.closing(sound_of(self._real, start, end, self._clocks(), rates, layouts)) as found:
+            yield next(found, None)
+
+    def _clocks(self) -> Clocks:
+        """The clocks of the file, for the sound."""
+        return [(0, -self._first_seconds)]
 
     def _shares(self, threads: int, wanted: Iterable[int] | None) -> list[list[np.ndarray]]:
         """Indices for each of several threads to decode: whole groups of pictures in turn."""

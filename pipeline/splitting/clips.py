@@ -12,7 +12,7 @@ import math
 import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -29,6 +29,8 @@ from av.video.reformatter import VideoReformatter
 
 from pipeline.errors import STORAGE_ERRNOS, MediaError
 from pipeline.media import Frame, Media
+from pipeline.media.sound import Sound
+from pipeline.splitting.sound_check import Levels
 
 #: One thread: the workers use the cores, and x264's output depends on its threads.
 CODERS: Final = {
@@ -38,8 +40,9 @@ CODERS: Final = {
 }
 MAX_CLIP_BYTES: Final = 2_000_000_000
 CHECK_SIZE_EVERY: Final = 250  # packets
-AAC_RATES: Final = "96000|88200|64000|48000|44100|32000|24000|22050|16000|12000|11025|8000"
-AAC_LAYOUTS: Final = "mono|stereo|3.0|4.0|5.0|5.1|7.1"
+#: Rates and layouts with an index in the AAC header (ISO/IEC 14496-3, tables 1.18 and 1.19), which players support.
+AAC_RATES: Final = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
+AAC_LAYOUTS: Final = ("mono", "stereo", "3.0", "4.0", "5.0", "5.1", "7.1")
 LEAST_TIMESCALE: Final = 10_000  # FFmpeg doubles the time scale of a video track until it is at least this
 RATE_LIMIT: Final = 100_000
 MACROBLOCK, MACROBLOCKS_AT_ONCE = 16, 8  # pixels; see _clear_new_memory()
@@ -274,7 +277,8 @@ class ClipFile:
         self._container: OutputContainer = av.open(
             f"file:{path.absolute()}", "w", format="mp4", container_options=options
         )
-        self._sound: deque[av.Packet] = deque()
+        self._open = ExitStack()
+        self._sound: SoundTrack | None = None
         self._wants_sound = sound and media.info.has_audio
         self._packets = 0
         self._held: av.Packet | None = None  # may be the last packet, whose duration close() sets
@@ -310,24 +314,26 @@ class ClipFile:
         if self._packets % CHECK_SIZE_EVERY == 0 and self._path.stat().st_size > MAX_CLIP_BYTES:
             raise MediaError("too_large", f"more than {MAX_CLIP_BYTES:,} bytes in one clip")
 
-    def close(self) -> None:
-        """Finish the file."""
+    def close(self) -> Levels | None:
+        """Finish the file. Returns the levels of the encoded sound, or None without sound."""
         if self._held is not None and self._held.dts is not None:
             # FFmpeg's demuxer limits the duration to the sum of all sample durations (stts), so they must add up.
             decoded = self._held.dts - self._begin
             self._held.duration = max(self._held.duration or 0, self._end - decoded)
         self._write_held()
-        while self._sound:
-            self._container.mux_one(self._sound.popleft())
+        if self._sound is not None:
+            for packet in self._sound.until(math.inf):
+                self._container.mux_one(packet)
         self._container.close()
+        self._open.close()
+        return None if self._sound is None else self._sound.levels
 
     def _write_held(self) -> None:
         packet, self._held = self._held, None
         if packet is None or packet.dts is None:
             return
-        now = packet.dts * packet.time_base
-        while self._sound and (self._sound[0].pts or 0) * self._sound[0].time_base <= now:
-            self._container.mux_one(self._sound.popleft())
+        if self._sound is not None:
+            self._container.mux(list(self._sound.until(float(packet.dts * packet.time_base))))
         self._container.mux_one(packet)
 
     def _count_time_in(self, tick: Fraction) -> None:
@@ -344,47 +350,48 @@ class ClipFile:
         info = self._media.info
         seconds = np.append(info.frame_seconds, info.duration)
         start, end = float(seconds[self._first]), float(seconds[self._stop])
-        with self._media.sound(start) as (pieces, zero):
-            first = next((piece for piece in pieces if piece.pts is not None), None)
-            if first is None:
+        sound = self._open.enter_context(self._media.sound(start, end, AAC_RATES, AAC_LAYOUTS))
+        if sound is not None:
+            stream = self._container.add_stream("aac", rate=sound.rate)
+            stream.codec_context.layout = sound.layout
+            self._sound = SoundTrack(sound, stream)
+
+
+class SoundTrack:
+    """Encodes the sound of a clip on demand.
+
+    Attributes:
+        levels: levels of the encoded sound.
+    """
+
+    def __init__(self, sound: Sound, stream: av.AudioStream) -> None:
+        self._pieces, self._rate, self._layout = sound.pieces(), sound.rate, sound.layout
+        self._stream = stream
+        self._ready: deque[av.Packet] = deque()
+        self._over = False
+        self.levels = Levels(sound.rate)
+
+    def until(self, seconds: float) -> Iterator[av.Packet]:
+        """Yield the next packets that begin at or before `seconds`."""
+        while True:
+            while self._ready:
+                if float((self._ready[0].pts or 0) * self._ready[0].time_base) > seconds:
+                    return
+                yield self._ready.popleft()
+            if self._over:
                 return
-            graph = av.filter.Graph()
-            source = graph.add_abuffer(
-                sample_rate=first.sample_rate, format=first.format.name, layout=first.layout.name,
-                time_base=first.time_base,
-            )  # fmt: skip
-            graph.link_nodes(
-                source,
-                graph.add("atrim", f"{zero + start:.6f}:{zero + end:.6f}"),
-                graph.add("asetpts", f"PTS-{zero + start:.6f}/TB"),
-                graph.add(
-                    "aformat", f"sample_fmts=fltp:sample_rates={AAC_RATES}:channel_layouts={AAC_LAYOUTS}"
-                ),
-                graph.add("abuffersink"),
-            ).configure()
-            alike = av.AudioResampler(first.format.name, first.layout.name, first.sample_rate)
-            stream: Any = None
-            for piece in itertools.chain([first], pieces, [None]):
-                over = piece is None or (piece.time is not None and piece.time > zero + end)
-                for even in alike.resample(piece) if piece is not None and not over else [None]:
-                    graph.push(even)
-                for trimmed in _pulled(graph):
-                    if stream is None:
-                        stream = self._container.add_stream("aac", rate=trimmed.sample_rate)
-                        stream.codec_context.layout = trimmed.layout
-                    self._sound += stream.encode(trimmed)
-                if over:
-                    break
-            if stream is not None:
-                self._sound += stream.encode(None)
+            piece = next(self._pieces, None)
+            self._over = piece is None
+            self._ready += self._stream.encode(None if piece is None else self._frame(piece))
 
-
-def _pulled(graph: Any) -> Iterator[Any]:
-    while True:
-        try:
-            yield graph.pull()
-        except (av.error.BlockingIOError, av.error.EOFError):
-            return
+    def _frame(self, piece: np.ndarray) -> av.AudioFrame:
+        piece = np.clip(piece, -1, 1)  # FFmpeg's AAC encoder distorts what decoders overshoot
+        packed = np.ascontiguousarray(piece.T).reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(packed, format="flt", layout=self._layout)
+        frame.sample_rate, frame.time_base = self._rate, Fraction(1, self._rate)
+        frame.pts = self.levels.samples
+        self.levels.add(piece)
+        return frame
 
 
 class EncodedClip:
@@ -408,19 +415,22 @@ class EncodedClip:
             for packet in self._encoder.encode(frame):
                 self._file.mux(packet)
 
-    def close(self) -> None:
-        """There are no more. Raises as add()."""
+    def close(self) -> Levels | None:
+        """Finish the clip. Returns the levels of the encoded sound, or None without sound. Raises as add()."""
         with failing():
             for packet in self._encoder.finish():
                 self._file.mux(packet)
-            self._file.close()
+            return self._file.close()
 
 
 # --- copies ------------------------------------------------------------------------------------
 
 
-def copy(path: Path, media: Media, first: int, stop: int, sound: bool = False) -> None:
+def copy(path: Path, media: Media, first: int, stop: int, sound: bool = False) -> Levels | None:
     """Write the frames [first, stop), which copyable() found, as they are stored.
+
+    Returns:
+        The levels of the encoded sound, or None without sound.
 
     Raises:
         MediaError: MP4 does not hold such a stream, or a packet is missing.
@@ -434,7 +444,7 @@ def copy(path: Path, media: Media, first: int, stop: int, sound: bool = False) -
         for packet, dts in zip(packets, _decoding_times(media, first, stop), strict=False):
             place(packet, int(packet.pts or 0), dts)
             file.mux(packet)
-        file.close()
+        return file.close()
 
 
 class _Placing:
@@ -479,9 +489,13 @@ class NotCopyable(Exception):
     """Why a clip has to be encoded."""
 
 
+class NoBeginning(Exception):
+    """Decoding cannot start at this key frame."""
+
+
 def splice(
     path: Path, media: Media, first: int, stop: int, coding: Coding, sound: bool = False
-) -> tuple[int, int]:
+) -> tuple[tuple[int, int], Levels | None]:
     """Write the frames [first, stop): whole groups of pictures are copied, the frames around them encoded.
 
     Copied and encoded pictures refer to parameter sets of different numbers, both of which stand in the
@@ -491,7 +505,7 @@ def splice(
         coding: by libx264, without filters.
 
     Returns:
-        The frames between which everything is copied.
+        The range of the copied frames; the levels of the encoded sound, or None without sound.
 
     Raises:
         NotCopyable: says why.
@@ -506,22 +520,27 @@ def splice(
         raise NotCopyable("it cannot be decoded from its middle")
     for key in info.key_frames[(info.key_frames >= first) & (info.key_frames < stop)].tolist():
         end = media.copyable(key, stop)
-        if end > key and _splice_at(path, media, (first, key, end, stop), coding, sound):
-            return key, end
+        if end > key:
+            with suppress(NoBeginning):
+                return (key, end), _splice_at(path, media, (first, key, end, stop), coding, sound)
     raise NotCopyable("no whole group of pictures is in it")
 
 
 def _splice_at(
     path: Path, media: Media, edges: tuple[int, int, int, int], coding: Coding, sound: bool
-) -> bool:
-    """Copy the frames from the second edge to the third; False where decoding cannot begin there."""
+) -> Levels | None:
+    """Copy the frames from the second edge to the third, encode those around them.
+
+    Raises:
+        NoBeginning: decoding cannot start at the second edge.
+    """
     first, key, end, stop = edges
     with failing(), media.packets(key) as (template, coming):
         context = template.codec_context
         header = Header.parsed(bytes(context.extradata or b""))
         beginning = next(coming)
         if not _begins_anew(bytes(beginning)):
-            return False
+            raise NoBeginning
         if context.pix_fmt != "yuv420p" or header.profile not in PROFILES:
             raise NotCopyable(f"its pictures are {context.pix_fmt} of profile {header.profile}")
         own = ("profile", PROFILES[header.profile]), ("x264-params", f"sps-id={header.free_number()}")
@@ -547,8 +566,7 @@ def _splice_at(
                     packet, pts = _with_lengths(packet, media.tick), pts + int(stamps[0])
                 place(packet, pts, next(times))
                 file.mux(packet)
-        file.close()
-    return True
+        return file.close()
 
 
 def _order(packets: Sequence[av.Packet]) -> np.ndarray:
