@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Any, Final, overload
 
 import av
 from av.audio.stream import AudioStream
@@ -37,11 +37,21 @@ CODECS: Final = frozenset(
     "v210 r210 magicyuv dirac jpegls zmbv flashsv flashsv2 msvideo1".split()
 )
 
-#: With the sound decoders that FFmpeg needs to make out what a container holds.
-CODEC_WHITELIST: Final = ",".join(
-    [*sorted(CODECS), *"aac mp3 mp3float mp2 mp2float ac3 eac3 opus libopus vorbis flac alac".split(),
-     *"amrnb amrwb wmav1 wmav2 pcm_s16le pcm_s16be pcm_s24le pcm_s32le pcm_u8 pcm_mulaw pcm_alaw".split()]
-)  # fmt: skip
+#: Decoders of the sound that these containers hold. Sources: RFC 2361 and Microsoft's mmreg.h (AVI, ASF); Apple's
+#: QuickTime File Format and mp4ra.org (MOV, MP4); 3GPP TS 26.244 (3GP); Adobe's FLV specification 10.1, E.4.2.1; the
+#: Matroska codec registry; ATSC A/53, ETSI TS 101 154, DVD and Blu-ray (MPEG streams); SMPTE ST 382 (MXF); for
+#: RealMedia the codecs of RealProducer. Game codecs are left out.
+SOUND_CODECS: Final = frozenset(
+    "aac aac_latm mp1 mp1float mp2 mp2float mp3 mp3float ac3 eac3 dca truehd mlp s302m opus libopus vorbis speex "
+    "flac alac tta wavpack amrnb amrwb qcelp evrc wmav1 wmav2 wmapro wmalossless wmavoice cook sipr atrac3 ralf "
+    "real_144 real_288 nellymoser qdm2 qdmc mace3 mace6 imc iac on2avc dvaudio gsm gsm_ms truespeech msnsiren "
+    "g722 g726 g726le g723_1 adpcm_ms adpcm_ima_wav adpcm_ima_qt adpcm_ima_amv adpcm_yamaha adpcm_swf "
+    "pcm_u8 pcm_s8 pcm_s16le pcm_s16be pcm_s24le pcm_s24be pcm_s32le pcm_s32be pcm_f32le pcm_f32be pcm_f64le "
+    "pcm_f64be pcm_mulaw pcm_alaw pcm_dvd pcm_bluray".split()
+)
+
+#: Includes the sound decoders, which FFmpeg needs to probe a container.
+CODEC_WHITELIST: Final = ",".join(sorted(CODECS | SOUND_CODECS))
 
 CONTAINER_OPTIONS: Final = {
     "protocol_whitelist": "file",
@@ -206,7 +216,14 @@ def decoder_of(stream: VideoStream) -> av.VideoCodecContext:
     return context
 
 
-def demuxed(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
+def sound_stream(container: InputContainer) -> AudioStream | None:
+    """The first sound stream; None where there is none, or its codec is none of SOUND_CODECS."""
+    stream = next(iter(container.streams.audio), None)
+    context = stream and stream.codec_context
+    return stream if context is not None and context.name in SOUND_CODECS else None
+
+
+def demuxed(container: InputContainer, stream: VideoStream | AudioStream) -> Iterator[av.Packet]:
     """The packets of a stream in the order of the file, up to its end or to where it breaks."""
     try:
         for packet in container.demux(stream):
@@ -216,18 +233,12 @@ def demuxed(container: InputContainer, stream: VideoStream) -> Iterator[av.Packe
         return
 
 
-def heard(container: InputContainer, stream: AudioStream) -> Iterator[av.AudioFrame]:
-    """The sound that decodes, up to the end of the file or to where it breaks."""
-    try:
-        for packet in container.demux(stream):
-            with contextlib.suppress(av.error.InvalidDataError):
-                yield from packet.decode()
-    except av.error.FFmpegError:
-        return
-
-
-def decoded(context: av.VideoCodecContext, packet: av.Packet | None) -> Sequence[av.VideoFrame]:
-    """The pictures that come out for a packet; none when the packet is damaged."""
+@overload
+def decoded(context: av.VideoCodecContext, packet: av.Packet | None) -> Sequence[av.VideoFrame]: ...
+@overload
+def decoded(context: av.AudioCodecContext, packet: av.Packet | None) -> Sequence[av.AudioFrame]: ...
+def decoded(context: Any, packet: av.Packet | None) -> Sequence[Any]:
+    """The pictures, or the sound, that come out for a packet; none when the packet is damaged."""
     try:
         return context.decode(packet)
     except av.error.MemoryError as error:

@@ -8,7 +8,7 @@ import itertools
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ from av.video.stream import VideoStream
 
 from pipeline.errors import MediaError
 from pipeline.media import fields, images
-from pipeline.media.container import demuxed, heard, video_stream
+from pipeline.media.container import demuxed, video_stream
 from pipeline.media.decoder import Decoder
 from pipeline.media.fields import FieldOrder
 from pipeline.media.frame import Frame
@@ -27,6 +27,7 @@ from pipeline.media.info import MediaInfo, frame_rate
 from pipeline.media.opening import open_video
 from pipeline.media.packets import Packets
 from pipeline.media.paths import check_path
+from pipeline.media.sound import Sound, sound_of
 
 #: What decodes. decord only on wish: it returns wrong frames where an edit list hides some, fails on
 #: cut-off files, and its FFmpeg is of 2022. The file is opened and judged by PyAV all the same.
@@ -41,7 +42,6 @@ MAX_BAD_RATIO: Final = 0.2
 SKIPPING: Final = ("h264", "hevc", "mpeg4", "mpeg2video")
 SHARED_FRAMES: Final = 64  # at least, in the groups of pictures that one thread decodes at a time
 SHRUNK_AHEAD: Final = 1024  # frames made small that wait for their turn, in all threads together
-SOUND_SLACK_SECONDS: Final = 5.0  # between where sound is looked for and where it is wanted
 
 
 class Media:
@@ -292,18 +292,23 @@ class Media:
         return first + int(ends[-1]) + 1 if len(ends) else first
 
     @contextlib.contextmanager
-    def sound(self, ahead_of: float) -> Iterator[tuple[Iterator[av.AudioFrame], float]]:
-        """The first sound stream from some time ahead of `ahead_of` seconds on, and on its clock the seconds
-        at which the first frame is shown."""
-        with self._decoder.opened() as container:
-            stream = container.streams.audio[0]
-            zero = (container.start_time or 0) / av.time_base
-            if self.info.has_times:
-                zero += self.info.start_seconds
-            if self.info.has_times and ahead_of > SOUND_SLACK_SECONDS:
-                with contextlib.suppress(av.error.FFmpegError):
-                    container.seek(round((zero + ahead_of - SOUND_SLACK_SECONDS) * av.time_base))
-            yield heard(container, stream), zero
+    def sound(
+        self, start: float, end: float, rates: Sequence[int] = (), layouts: Sequence[str] = ()
+    ) -> Iterator[Sound | None]:
+        """The first sound stream in the span [start, end); None if no sound of it decodes.
+
+        Args:
+            start, end: seconds since the first shown frame.
+            rates, layouts: allowed sample rates and channel layouts (FFmpeg's names), of which the nearest one is
+                used; empty: keep the source's.
+
+        Raises:
+            MediaError: the file cannot be opened, or out_of_memory.
+        """
+        with contextlib.closing(
+            sound_of(self._real, start, end, self._index.clocks, rates, layouts)
+        ) as found:
+            yield next(found, None)
 
     def _shares(self, threads: int, wanted: Iterable[int] | None) -> list[list[np.ndarray]]:
         """Indices for each of several threads to decode: whole groups of pictures in turn."""

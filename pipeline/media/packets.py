@@ -82,7 +82,7 @@ class Packets:
         count: shown frames; packets hidden by an edit list or ahead of the first key frame are not.
         seconds: [count] since the first one.
         duration: seconds to the end of the last one.
-        start_seconds: presentation time of the first one.
+        start_seconds: presentation time of the first one; that of the file where the stream has none.
         group_at: from the number of a key packet to that of its group.
         first_group, group: [count] where decoding must begin for a frame, and where it lies.
         open_groups: those with a frame that needs the group before too.
@@ -109,6 +109,7 @@ class Packets:
         self._reorders = stream.codec_context.reorder_depth
         self._jumps = bool(Flags(container.format.flags) & Flags.ts_discont)
         self._source_tick = stream.time_base or Fraction(0)
+        self._file_start = (container.start_time or 0) / av.time_base
         self.can_seek = True
         keys = np.flatnonzero(table.keys)
         self._keys = keys if len(keys) else np.zeros(1, int)
@@ -261,7 +262,8 @@ class Packets:
                 ends = np.cumsum(durations) * float(self.tick)
             else:
                 ends = np.arange(1, self.count + 1) / self._nominal_rate
-            self.seconds, self.duration, self.start_seconds = np.append(0.0, ends[:-1]), float(ends[-1]), 0.0
+            self.seconds, self.duration = np.append(0.0, ends[:-1]), float(ends[-1])
+            self.start_seconds = self._file_start
             return
         tick = float(self.tick)
         self.seconds = (self.stamps - self.stamps[0]) * tick
@@ -372,6 +374,16 @@ class Packets:
         return self.key_places.get(packet.pts, -1)
 
     # --- what single packets say
+
+    @property
+    def clocks(self) -> list[tuple[int, float]]:
+        """For each stretch the byte position of its first packet, and the seconds to add to the container's times to
+        get those since the first shown frame."""
+        tick, place, made = float(self._source_tick), 0, []
+        for stretch in self.stretches:
+            place = max(place, stretch.position or 0)
+            made.append((place, stretch.offset * tick - self.start_seconds))
+        return made
 
     @property
     def all_keys(self) -> bool:

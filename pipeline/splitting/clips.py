@@ -12,7 +12,7 @@ import math
 import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -30,6 +30,8 @@ from av.video.reformatter import VideoReformatter
 from pipeline.errors import STORAGE_ERRNOS, MediaError
 from pipeline.media import Frame, Media
 from pipeline.media.fields import FieldOrder
+from pipeline.media.sound import Sound
+from pipeline.splitting.sound_check import Levels
 
 #: One thread: the workers use the cores, and x264's output depends on its threads.
 CODERS: Final = {
@@ -39,8 +41,10 @@ CODERS: Final = {
 }
 MAX_CLIP_BYTES: Final = 2_000_000_000
 CHECK_SIZE_EVERY: Final = 250  # packets
-AAC_RATES: Final = "96000|88200|64000|48000|44100|32000|24000|22050|16000|12000|11025|8000"
-AAC_LAYOUTS: Final = "mono|stereo|3.0|4.0|5.0|5.1|7.1"
+#: Rates and layouts with an index in the AAC header (ISO/IEC 14496-3, tables 1.18 and 1.19), which players support.
+AAC_RATES: Final = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
+AAC_LAYOUTS: Final = ("mono", "stereo", "3.0", "4.0", "5.0", "5.1", "7.1")
+LEAST_TIMESCALE: Final = 10_000  # FFmpeg doubles the time scale of a video track until it is at least this
 RATE_LIMIT: Final = 100_000
 MACROBLOCK, MACROBLOCKS_AT_ONCE = 16, 8  # pixels; see _clear_new_memory()
 #: What NVIDIA's driver says; its limits differ between GPUs.
@@ -139,16 +143,20 @@ class FrameEncoder:
     """
 
     def __init__(self, media: Media, first: int, coding: Coding, output: Callable[[], Any]) -> None:
-        self._info, self._first, self._coding, self._make = media.info, first, coding, output
-        self._ends = np.append(media.info.frame_seconds[1:], media.info.duration)
+        self._first, self._coding, self._make = first, coding, output
+        self._shown = shown(media)
+        self._durations: dict[int, int] = {}  # of pictures in the encoder, by their time stamps
         self._rate = Fraction(media.info.fps).limit_denominator(RATE_LIMIT)
         self._stamps = media.stamps(0, len(media.info.frame_seconds))
         self._zero = None if self._stamps is None else int(self._stamps[first])
         sides = (media.info.width, media.info.height)
         self._size = sides[::-1] if media.info.rotation % 180 else sides
         self._begun = False
-        self._even = any(name == "fps" for name, _ in coding.filters)
         self._tick = 1 / self._rate if self._stamps is None else media.tick
+        even = next((Fraction(rate) for name, rate in coding.filters if name == "fps"), None)
+        self._even = even is not None
+        # With less than one output frame, the fps filter would output no frame at all.
+        self._least = math.ceil(1 / (even * self._tick)) if even is not None else 0
         self._graph: Any = None
         self._reformatter = VideoReformatter()
         self._output: Any = None
@@ -169,9 +177,10 @@ class FrameEncoder:
             picture.pts, picture.duration = frame.index - self._first, 1
         else:
             picture.pts = int(self._stamps[frame.index]) - self._zero
-            shown = float(self._ends[frame.index] - self._info.frame_seconds[frame.index])
-            picture.duration = max(1, round(shown / self._tick))
+            picture.duration = int(self._shown[frame.index])
         picture.time_base = self._tick
+        picture.duration = max(picture.duration, self._least - picture.pts)
+        self._durations[picture.pts] = picture.duration
         if self._graph is None:
             yield from self._encoded(picture)
         else:
@@ -184,7 +193,13 @@ class FrameEncoder:
             self._graph.vpush(None)
             yield from self._filtered()
         if self._output is not None:
-            yield from self._output.encode(None)
+            yield from self._timed(self._output.encode(None))
+
+    def _timed(self, packets: list[av.Packet]) -> Iterator[av.Packet]:
+        """Set the display duration of packets, which not all encoders pass on."""
+        for packet in packets:
+            packet.duration = 1 if self._even else self._durations.pop(packet.pts or 0, 1)
+            yield packet
 
     def _begin(self, picture: av.VideoFrame) -> None:
         self._begun = True
@@ -242,7 +257,16 @@ class FrameEncoder:
         if self._even:
             picture.duration = 1
         picture.pict_type = PictureType.NONE
-        yield from self._output.encode(picture)
+        yield from self._timed(self._output.encode(picture))
+
+
+def shown(media: Media) -> np.ndarray:
+    """[N] int64: display duration of each frame in units of the time stamps; 1 if there are no stamps."""
+    info = media.info
+    if not info.has_times:
+        return np.ones(len(info.frame_seconds), np.int64)
+    seconds = np.diff(info.frame_seconds, append=info.duration)
+    return np.maximum(1, np.rint(seconds / float(media.tick))).astype(np.int64)
 
 
 def encode_alone(media: Media, first: int, stop: int, coding: Coding) -> tuple[list[av.Packet], bytes]:
@@ -275,9 +299,12 @@ class ClipFile:
         self._container: OutputContainer = av.open(
             f"file:{path.absolute()}", "w", format="mp4", container_options=options
         )
-        self._sound: deque[av.Packet] = deque()
+        self._open = ExitStack()
+        self._sound: SoundTrack | None = None
         self._wants_sound = sound and media.info.has_audio
         self._packets = 0
+        self._held: av.Packet | None = None  # may be the last packet, whose duration close() sets
+        self._begin = self._end = 0  # first decoding time, last presentation time
 
     def add_stream(self, name: str) -> Any:
         """A stream to be encoded."""
@@ -298,20 +325,46 @@ class ClipFile:
 
     def mux(self, packet: av.Packet) -> None:
         """Write a packet of the video stream, and the sound up to its time."""
-        assert packet.dts is not None and packet.time_base is not None
-        now = packet.dts * packet.time_base
-        while self._sound and (self._sound[0].pts or 0) * self._sound[0].time_base <= now:
-            self._container.mux_one(self._sound.popleft())
-        self._container.mux_one(packet)
+        assert packet.pts is not None and packet.dts is not None
+        if not self._packets:
+            self._begin = packet.dts
+            self._count_time_in(packet.time_base)
+        self._end = max(self._end, packet.pts + (packet.duration or 0))
+        self._write_held()
+        self._held = packet
         self._packets += 1
         if self._packets % CHECK_SIZE_EVERY == 0 and self._path.stat().st_size > MAX_CLIP_BYTES:
             raise MediaError("too_large", f"more than {MAX_CLIP_BYTES:,} bytes in one clip")
 
-    def close(self) -> None:
-        """It is complete."""
-        while self._sound:
-            self._container.mux_one(self._sound.popleft())
+    def close(self) -> Levels | None:
+        """Finish the file. Returns the levels of the encoded sound, or None without sound."""
+        if self._held is not None and self._held.dts is not None:
+            # FFmpeg's demuxer limits the duration to the sum of all sample durations (stts), so they must add up.
+            decoded = self._held.dts - self._begin
+            self._held.duration = max(self._held.duration or 0, self._end - decoded)
+        self._write_held()
+        if self._sound is not None:
+            for packet in self._sound.until(math.inf):
+                self._container.mux_one(packet)
         self._container.close()
+        self._open.close()
+        return None if self._sound is None else self._sound.levels
+
+    def _write_held(self) -> None:
+        packet, self._held = self._held, None
+        if packet is None or packet.dts is None:
+            return
+        if self._sound is not None:
+            self._container.mux(list(self._sound.until(float(packet.dts * packet.time_base))))
+        self._container.mux_one(packet)
+
+    def _count_time_in(self, tick: Fraction) -> None:
+        """Use the time scale of the video track for the movie too. With the default of 1000, FFmpeg rounds the
+        durations of tracks and edit lists up to milliseconds."""
+        scale = tick.denominator
+        while scale < LEAST_TIMESCALE:
+            scale *= 2
+        self._container.container_options["movie_timescale"] = str(scale)
 
     def _add_sound(self) -> None:
         if not self._wants_sound:
@@ -319,47 +372,48 @@ class ClipFile:
         info = self._media.info
         seconds = np.append(info.frame_seconds, info.duration)
         start, end = float(seconds[self._first]), float(seconds[self._stop])
-        with self._media.sound(start) as (pieces, zero):
-            first = next((piece for piece in pieces if piece.pts is not None), None)
-            if first is None:
+        sound = self._open.enter_context(self._media.sound(start, end, AAC_RATES, AAC_LAYOUTS))
+        if sound is not None:
+            stream = self._container.add_stream("aac", rate=sound.rate)
+            stream.codec_context.layout = sound.layout
+            self._sound = SoundTrack(sound, stream)
+
+
+class SoundTrack:
+    """Encodes the sound of a clip on demand.
+
+    Attributes:
+        levels: levels of the encoded sound.
+    """
+
+    def __init__(self, sound: Sound, stream: av.AudioStream) -> None:
+        self._pieces, self._rate, self._layout = sound.pieces(), sound.rate, sound.layout
+        self._stream = stream
+        self._ready: deque[av.Packet] = deque()
+        self._over = False
+        self.levels = Levels(sound.rate)
+
+    def until(self, seconds: float) -> Iterator[av.Packet]:
+        """Yield the next packets that begin at or before `seconds`."""
+        while True:
+            while self._ready:
+                if float((self._ready[0].pts or 0) * self._ready[0].time_base) > seconds:
+                    return
+                yield self._ready.popleft()
+            if self._over:
                 return
-            graph = av.filter.Graph()
-            source = graph.add_abuffer(
-                sample_rate=first.sample_rate, format=first.format.name, layout=first.layout.name,
-                time_base=first.time_base,
-            )  # fmt: skip
-            graph.link_nodes(
-                source,
-                graph.add("atrim", f"{zero + start:.6f}:{zero + end:.6f}"),
-                graph.add("asetpts", f"PTS-{zero + start:.6f}/TB"),
-                graph.add(
-                    "aformat", f"sample_fmts=fltp:sample_rates={AAC_RATES}:channel_layouts={AAC_LAYOUTS}"
-                ),
-                graph.add("abuffersink"),
-            ).configure()
-            alike = av.AudioResampler(first.format.name, first.layout.name, first.sample_rate)
-            stream: Any = None
-            for piece in itertools.chain([first], pieces, [None]):
-                over = piece is None or (piece.time is not None and piece.time > zero + end)
-                for even in alike.resample(piece) if piece is not None and not over else [None]:
-                    graph.push(even)
-                for trimmed in _pulled(graph):
-                    if stream is None:
-                        stream = self._container.add_stream("aac", rate=trimmed.sample_rate)
-                        stream.codec_context.layout = trimmed.layout
-                    self._sound += stream.encode(trimmed)
-                if over:
-                    break
-            if stream is not None:
-                self._sound += stream.encode(None)
+            piece = next(self._pieces, None)
+            self._over = piece is None
+            self._ready += self._stream.encode(None if piece is None else self._frame(piece))
 
-
-def _pulled(graph: Any) -> Iterator[Any]:
-    while True:
-        try:
-            yield graph.pull()
-        except (av.error.BlockingIOError, av.error.EOFError):
-            return
+    def _frame(self, piece: np.ndarray) -> av.AudioFrame:
+        piece = np.clip(piece, -1, 1)  # FFmpeg's AAC encoder distorts what decoders overshoot
+        packed = np.ascontiguousarray(piece.T).reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(packed, format="flt", layout=self._layout)
+        frame.sample_rate, frame.time_base = self._rate, Fraction(1, self._rate)
+        frame.pts = self.levels.samples
+        self.levels.add(piece)
+        return frame
 
 
 class EncodedClip:
@@ -383,19 +437,22 @@ class EncodedClip:
             for packet in self._encoder.encode(frame):
                 self._file.mux(packet)
 
-    def close(self) -> None:
-        """There are no more. Raises as add()."""
+    def close(self) -> Levels | None:
+        """Finish the clip. Returns the levels of the encoded sound, or None without sound. Raises as add()."""
         with failing():
             for packet in self._encoder.finish():
                 self._file.mux(packet)
-            self._file.close()
+            return self._file.close()
 
 
 # --- copies ------------------------------------------------------------------------------------
 
 
-def copy(path: Path, media: Media, first: int, stop: int, sound: bool = False) -> None:
+def copy(path: Path, media: Media, first: int, stop: int, sound: bool = False) -> Levels | None:
     """Write the frames [first, stop), which copyable() found, as they are stored.
+
+    Returns:
+        The levels of the encoded sound, or None without sound.
 
     Raises:
         MediaError: MP4 does not hold such a stream, or a packet is missing.
@@ -405,18 +462,26 @@ def copy(path: Path, media: Media, first: int, stop: int, sound: bool = False) -
         file = ClipFile(path, media, first, stop, sound)
         stream = file.add_copy(template)
         packets = itertools.islice(coming, stop - first)
+        place = _Placing(media, first, stop, stream)
         for packet, dts in zip(packets, _decoding_times(media, first, stop), strict=False):
-            _place(packet, stream, int(packet.pts or 0), dts, media, first)
+            place(packet, int(packet.pts or 0), dts)
             file.mux(packet)
-        file.close()
+        return file.close()
 
 
-def _place(packet: av.Packet, stream: Any, pts: int, dts: int, media: Media, first: int) -> None:
-    """Put a packet into a clip that begins with the frame `first`, by its source's time stamps."""
-    stamps = media.stamps(first, first + 1)
-    assert stamps is not None
-    packet.pts, packet.dts = pts - int(stamps[0]), dts - int(stamps[0])
-    packet.stream = stream
+class _Placing:
+    """Sets the times, the duration and the stream of packets copied into a clip of the frames [first, stop)."""
+
+    def __init__(self, media: Media, first: int, stop: int, stream: Any) -> None:
+        stamps = media.stamps(first, stop)
+        assert stamps is not None
+        self._zero, self._stream = int(stamps[0]), stream
+        self._shown = dict(zip(stamps.tolist(), shown(media)[first:stop].tolist(), strict=True))
+
+    def __call__(self, packet: av.Packet, pts: int, dts: int) -> None:
+        packet.pts, packet.dts = pts - self._zero, dts - self._zero
+        packet.duration = self._shown.get(pts, packet.duration)
+        packet.stream = self._stream
 
 
 def _decoding_times(
@@ -446,9 +511,13 @@ class NotCopyable(Exception):
     """Why a clip has to be encoded."""
 
 
+class NoBeginning(Exception):
+    """Decoding cannot start at this key frame."""
+
+
 def splice(
     path: Path, media: Media, first: int, stop: int, coding: Coding, sound: bool = False
-) -> tuple[int, int]:
+) -> tuple[tuple[int, int], Levels | None]:
     """Write the frames [first, stop): whole groups of pictures are copied, the frames around them encoded.
 
     Copied and encoded pictures refer to parameter sets of different numbers, both of which stand in the
@@ -458,7 +527,7 @@ def splice(
         coding: by libx264, without filters.
 
     Returns:
-        The frames between which everything is copied.
+        The range of the copied frames; the levels of the encoded sound, or None without sound.
 
     Raises:
         NotCopyable: says why.
@@ -473,22 +542,27 @@ def splice(
         raise NotCopyable("it cannot be decoded from its middle")
     for key in info.key_frames[(info.key_frames >= first) & (info.key_frames < stop)].tolist():
         end = media.copyable(key, stop)
-        if end > key and _splice_at(path, media, (first, key, end, stop), coding, sound):
-            return key, end
+        if end > key:
+            with suppress(NoBeginning):
+                return (key, end), _splice_at(path, media, (first, key, end, stop), coding, sound)
     raise NotCopyable("no whole group of pictures is in it")
 
 
 def _splice_at(
     path: Path, media: Media, edges: tuple[int, int, int, int], coding: Coding, sound: bool
-) -> bool:
-    """Copy the frames from the second edge to the third; False where decoding cannot begin there."""
+) -> Levels | None:
+    """Copy the frames from the second edge to the third, encode those around them.
+
+    Raises:
+        NoBeginning: decoding cannot start at the second edge.
+    """
     first, key, end, stop = edges
     with failing(), media.packets(key) as (template, coming):
         context = template.codec_context
         header = Header.parsed(bytes(context.extradata or b""))
         beginning = next(coming)
         if not _begins_anew(bytes(beginning)):
-            return False
+            raise NoBeginning
         if context.pix_fmt != "yuv420p" or header.profile not in PROFILES:
             raise NotCopyable(f"its pictures are {context.pix_fmt} of profile {header.profile}")
         own = ("profile", PROFILES[header.profile]), ("x264-params", f"sps-id={header.free_number()}")
@@ -504,6 +578,7 @@ def _splice_at(
         file = ClipFile(path, media, first, stop, sound)
         stream = file.add_copy(template, header.with_sets(sets_before + sets_behind).packed())
         copied = itertools.islice(itertools.chain([beginning], coming), end - key)
+        place = _Placing(media, first, stop, stream)
         for start, packets in ((first, before), (key, copied), (end, behind)):
             stamps = media.stamps(start, start + 1)
             assert stamps is not None
@@ -511,10 +586,9 @@ def _splice_at(
                 pts = int(packet.pts or 0)
                 if start != key:
                     packet, pts = _with_lengths(packet, media.tick), pts + int(stamps[0])
-                _place(packet, stream, pts, next(times), media, first)
+                place(packet, pts, next(times))
                 file.mux(packet)
-        file.close()
-    return True
+        return file.close()
 
 
 def _order(packets: Sequence[av.Packet]) -> np.ndarray:

@@ -23,10 +23,12 @@ from pipeline.media import DEINTERLACE, VERSION, Media, MediaInfo, fit
 from pipeline.media.borders import BorderFinder
 from pipeline.splitting import clips
 from pipeline.splitting.clips import CODERS, EIGHT_BITS, TEN_BITS, Coding, EncodedClip, Filter, NotCopyable
+from pipeline.splitting.sound_check import Levels, difference
 
 BORDER_FRAMES = 8
 RATIO_DIGITS = 4  # of the share of a picture that is left
 SEAM_FRAMES = 8  # that are looked at behind the seams of a clip that was put together
+SILENT = "no sound: no audio of the source decodes in this span"
 MOVED = "begin or end elsewhere than asked, where a copy can; `clip_start` and `clip_end` say where"
 PRESETS = "ultrafast superfast veryfast faster fast medium slow slower veryslow".split()
 
@@ -210,15 +212,14 @@ class CutJob:
                 rest.append(part)
         return made | self._encode(media, rest) if rest else made
 
-    def _try(self, media: Media, part: Part, write: Callable[[], None]) -> Result:
+    def _try(self, media: Media, part: Part, write: Callable[[], Levels | None]) -> Result:
         try:
-            write()
-            return self._finish(media.info, part)
+            return self._finish(media.info, part, write())
         except (MediaError, OSError) as error:
             return error
 
-    def _copy(self, media: Media, part: Part) -> None:
-        clips.copy(part.partial, media, part.first, part.stop, self.cutting.keep_audio)
+    def _copy(self, media: Media, part: Part) -> Levels | None:
+        return clips.copy(part.partial, media, part.first, part.stop, self.cutting.keep_audio)
 
     def _splice(self, media: Media, part: Part, made: dict[Path, Result]) -> str:
         """Copy what can be copied of a part; where that is nothing, or does not decode, say why."""
@@ -228,10 +229,11 @@ class CutJob:
             coding = self._coding(media.info, part)
             if coding.field_order:
                 raise NotCopyable("it is interlaced")
-            seams = clips.splice(part.partial, media, part.first, part.stop, coding, self.cutting.keep_audio)
+            keep = self.cutting.keep_audio
+            seams, sound = clips.splice(part.partial, media, part.first, part.stop, coding, keep)
             if not _decodes(Media(str(part.partial)), media.info, part, seams):
                 return "what was copied does not decode as it should"
-            made[part.target] = self._finish(media.info, part)
+            made[part.target] = self._finish(media.info, part, sound)
         except NotCopyable as error:
             return str(error)
         except MediaError as error:
@@ -279,21 +281,26 @@ class CutJob:
             made[part.target] = MediaError("partial", f"0 of {part.stop - part.first} frames were written")
         return made
 
-    def _finish(self, info: MediaInfo, part: Part) -> Made:
+    def _finish(self, info: MediaInfo, part: Part, sound: Levels | None) -> Made:
         """Give a clip its name.
 
+        Args:
+            sound: levels of the encoded sound; None without sound.
+
         Raises:
-            MediaError: less was written than was asked for.
+            MediaError: less was written than was asked for, or the sound differs from what was encoded.
             OSError: the disk is full or refuses.
         """
-        self._check(info, part)
+        self._check(info, part, sound)
         with open(part.partial, "rb") as file:
             os.fsync(file.fileno())
         os.replace(part.partial, part.target)
         status = part.target.stat()
         begin = float(info.frame_seconds[part.first])
         end = begin + seconds_of(info, part.first, part.stop)
-        return Made(status.st_size, status.st_mtime_ns, begin, end, part.crop, part.note)
+        silent = self.cutting.keep_audio and info.has_audio and sound is None
+        note = "; ".join(filter(None, (part.note, SILENT if silent else "")))
+        return Made(status.st_size, status.st_mtime_ns, begin, end, part.crop, note)
 
     def _coding(self, info: MediaInfo, part: Part) -> Coding:
         cutting = self.cutting
@@ -320,15 +327,18 @@ class CutJob:
             min(info.height - top, height + height % 2),
         )
 
-    def _check(self, info: MediaInfo, part: Part) -> None:
-        made = Media(str(part.partial)).info
-        asked, frames = part.stop - part.first, len(made.frame_seconds)
+    def _check(self, info: MediaInfo, part: Part, sound: Levels | None) -> None:
+        made = Media(str(part.partial))
+        asked, frames = part.stop - part.first, len(made.info.frame_seconds)
         allowed = 0
         if self.cutting.target_fps is not None:
             asked = max(1, round(seconds_of(info, part.first, part.stop) * self.cutting.target_fps))
             allowed = max(2, asked // 50)
         if frames < asked - allowed:
             raise MediaError("partial", f"{frames} of {asked} frames were written")
+        wrong = "" if sound is None else difference(made, sound)
+        if wrong:
+            raise MediaError("partial", wrong)
 
 
 @contextmanager
