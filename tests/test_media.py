@@ -372,6 +372,18 @@ def test_luma_goes_from_black_to_white_whatever_the_stored_range(tmp_path: Path,
     assert np.abs(luma.astype(int) - ramp[..., 0]).max() <= 2
 
 
+@pytest.mark.parametrize(
+    ("pixels", "name"), [("yuv420p10le", "a.mkv"), ("yuv422p12le", "a.mkv"), ("uyvy422", "a.mov")]
+)
+def test_luma_does_not_depend_on_the_pixel_format(tmp_path: Path, pixels: str, name: str) -> None:
+    def luma(path: Path, pixels: str) -> np.ndarray:
+        codec = ("-pix_fmt", pixels, "-c:v", "ffv1" if path.suffix == ".mkv" else "rawvideo")
+        path = footage.encode(path, [footage.picture(3)] * 2, codec=codec)
+        return next(Media(str(path)).frames([1])).luma().astype(int)
+
+    assert np.abs(luma(tmp_path / name, pixels) - luma(tmp_path / "whole.mkv", "yuv444p")).mean() < 1
+
+
 def test_a_smaller_picture_is_averaged_over_areas(kinds: dict[str, footage.Made]) -> None:
     frame = next(Media(str(kinds["cfr.mp4"].path)).frames([7]))
     blocks = frame.rgb().reshape(60, 4, 80, 4, 3).mean(axis=(1, 3))

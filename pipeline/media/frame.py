@@ -116,32 +116,19 @@ class Frame:
     def luma(self, height: int | None = None, width: int | None = None) -> np.ndarray:
         """[H, W] uint8, 0 black to 255 white (full range), at the displayed or another size."""
         height, width = height or self.height, width or self.width
-        plane = self._luma_plane()
-        if plane is None:
+        if isinstance(self._source, np.ndarray) or _is_rgb(self._source):
             return cv2.cvtColor(self.rgb(height, width), cv2.COLOR_RGB2GRAY)
+        if self._tone is not None:
+            return cv2.transform(self.rgb(height, width), LUMA_OF_BT709)
+        plane, full_range = _luma_plane(self._source)
         stored = (width, height) if self._rotation % 180 else (height, width)
         image = self._turned(resized(plane, *stored))
-        source: Any = self._source
-        full_range = source.color_range == av.video.reformatter.ColorRange.JPEG
         return image if full_range else cv2.LUT(image, _TO_FULL_RANGE)
 
     def _turned(self, image: np.ndarray) -> np.ndarray:
         """An image as it is displayed."""
         image = image[:, ::-1] if self._mirrored else image
         return np.ascontiguousarray(np.rot90(image, self._rotation // 90))
-
-    def _luma_plane(self) -> np.ndarray | None:
-        """[H, W] uint8 as stored, where the pixel format keeps 8-bit luma in a plane of its own."""
-        frame = self._source
-        if isinstance(frame, np.ndarray) or self._tone is not None:
-            return None
-        if not frame.format.name.startswith(_PLANAR_8_BIT):
-            return None
-        if frame.format.components[0].bits != 8:
-            return None
-        plane: Any = frame.planes[0]  # holds the buffer protocol, which its type does not say
-        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
-        return rows[: frame.height, : frame.width]
 
 
 _scaling: Final = threading.local()
@@ -154,8 +141,24 @@ def _scaler() -> Any:
     return _scaling.by
 
 
+def _is_rgb(picture: av.VideoFrame) -> bool:
+    return bool(picture.format.is_rgb or picture.format.has_palette)
+
+
+def _luma_plane(picture: av.VideoFrame) -> tuple[np.ndarray, bool]:
+    """[H, W] uint8 as stored, and whether its range is 0 to 255."""
+    if not picture.format.name.startswith(_PLANAR_8_BIT) or picture.format.components[0].bits != 8:
+        return _scaler().reformat(picture, format="gray", threads=1).to_ndarray(), True
+    plane: Any = picture.planes[0]  # holds the buffer protocol, which its type does not say
+    rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+    full_range = picture.color_range == av.video.reformatter.ColorRange.JPEG
+    return rows[: picture.height, : picture.width], bool(full_range)
+
+
 #: Studio luma, 16 black to 235 white, as 0 to 255 (ITU-R BT.601).
 _TO_FULL_RANGE: Final = np.clip((np.arange(256) - 16) * 255 / 219, 0, 255).round().astype(np.uint8)
+#: Of red, green and blue (ITU-R BT.709).
+LUMA_OF_BT709: Final = np.array([[0.2126, 0.7152, 0.0722]], np.float32)
 _PLANAR_8_BIT: Final = ("yuv4", "yuvj4", "yuva4", "nv12", "nv21")
 
 
