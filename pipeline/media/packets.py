@@ -25,6 +25,10 @@ from pipeline.media.container import decoded, decoder_of, demuxed
 
 #: No picture is shown that long; a jump of the time stamps would become hours of nothing.
 MAX_FRAME_SECONDS: Final = 3600.0
+#: Containers that say exactly when a track ends, the durations of its last frames and its edit list counted in.
+TRACK_ENDS: Final = "mp4"
+#: Seconds by which two such times may differ: most files count them in milliseconds.
+ENDS_AGREE: Final = 0.002
 DEFAULT_RATE: Final = 25.0  # frames per second where nothing says how many, as FFmpeg has it
 #: Key frames whose packets are kept while the file is read: those that are then decoded by themselves.
 KEYS_KEPT: Final = 2
@@ -110,12 +114,21 @@ class Packets:
         self._jumps = bool(Flags(container.format.flags) & Flags.ts_discont)
         self._source_tick = stream.time_base or Fraction(0)
         self._file_start = (container.start_time or 0) / av.time_base
+        self._ends = self._stated_ends(container, stream)
         self.can_seek = True
         keys = np.flatnonzero(table.keys)
         self._keys = keys if len(keys) else np.zeros(1, int)
         self._time(packed=False)
 
     # --- reading
+
+    def _stated_ends(self, container: InputContainer, stream: VideoStream) -> tuple[float, float]:
+        """Presentation times at which the track ends, and the file; 0 where that is not said, or not in earnest."""
+        track = 0.0
+        whole = stream.frames == len(self._table)  # only a finished file says how many there are
+        if TRACK_ENDS in container.format.name and whole and stream.duration:
+            track = float(((stream.start_time or 0) + stream.duration) * self._source_tick)
+        return track, self._file_start + (container.duration or 0) / av.time_base
 
     def _read(self, container: InputContainer, stream: VideoStream) -> _Table:
         rows: list[tuple[int | None, int | None, int | None, bool, bool, int | None, int]] = []
@@ -274,14 +287,16 @@ class Packets:
         self.duration = float(self.seconds[-1]) + self._last_seconds()
 
     def _last_seconds(self) -> float:
-        """How long the last frame is shown: as its packet says, else as long as frames usually are."""
-        last = self.places[-1] if self.places is not None else -1
-        stated = float(self._table.durations[last] * self._source_tick)
-        if 0 < stated <= 1.0:
-            return stated
+        """How long the last frame is shown: as its packet or the track says, else as long as frames usually are."""
         gaps = np.diff(self.seconds)
         usual = float(np.median(gaps)) if len(gaps) else 0.0
-        return stated if 0 < stated <= 10 * usual else usual
+        last = self.places[-1] if self.places is not None else -1
+        stated = float(self._table.durations[last] * self._source_tick)
+        end = self.start_seconds + float(self.seconds[-1])
+        left, left_of_file = (over - end if len(self.stretches) == 1 else 0.0 for over in self._ends)
+        if ENDS_AGREE < left <= MAX_FRAME_SECONDS and abs(left - stated) > ENDS_AGREE:
+            return left  # what packets of reordered frames state are distances in the file
+        return stated if 0 < stated <= max(1.0, 10 * usual, left_of_file + ENDS_AGREE) else usual
 
     # --- other readings of the same packets
 
