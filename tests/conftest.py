@@ -24,7 +24,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # tests run side by side already; torch
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-def _there(path: Path) -> Path:
+def there(path: Path) -> Path:
     if path.exists():
         return path
     if os.environ.get("FAIL_WITHOUT_MEDIA"):
@@ -63,13 +63,13 @@ def nobody() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def media() -> Path:
     """The folder of real media with known truths."""
-    return _there(MEDIA)
+    return there(MEDIA)
 
 
 @pytest.fixture(scope="session")
 def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of broken and hostile files with manifest.csv."""
-    maker = _there(FAULTS / "make_faults.py")
+    maker = there(FAULTS / "make_faults.py")
     out = tmp_path_factory.mktemp("faults")
     programs = tmp_path_factory.mktemp("bin")
     (programs / "ffmpeg").symlink_to(footage.ffmpeg.program())
