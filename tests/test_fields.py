@@ -140,3 +140,11 @@ def test_info_tells(tmp_path: Path, sources: list[Path], tool) -> None:  # type:
         "true",
         "false",
     ]
+
+
+def test_a_picture_that_is_too_small_for_the_filter_stays_as_it_is(tmp_path: Path) -> None:
+    tiny = [np.full((4, 4, 3), 40 * number, np.uint8) for number in range(4)]
+    path = str(footage.encode(tmp_path / "tiny.mkv", tiny, codec=("-c:v", "ffv1", "-pix_fmt", "yuv420p")))
+    plain, made = (list(Media(path, deinterlace=how).frames()) for how in ("off", "bwdif"))
+    assert len(made) == 4
+    assert all(np.array_equal(a.rgb(), b.rgb()) for a, b in zip(plain, made, strict=True))

@@ -10,6 +10,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -339,6 +340,32 @@ def test_a_picture_that_is_cut_off_does_not_decode(tmp_path: Path) -> None:
     data = (tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").write_bytes(data[: len(data) // 2])
     assert failure(tmp_path / "a.png") == "decode_error"
+
+
+# --- what stands beside the pictures -------------------------------------------------------------
+
+
+def test_side_data_that_pyav_does_not_know_is_no_failure(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x010F] = "a camera"
+    data = b""
+    for number in range(3):
+        Image.fromarray(footage.picture(number)).save(tmp_path / "one.jpg", exif=exif)
+        data += (tmp_path / "one.jpg").read_bytes()
+    (tmp_path / "raw.mjpeg").write_bytes(data)
+    path = tmp_path / "moving.avi"
+    footage.ffmpeg_run("-f", "mjpeg", "-i", f"file:{tmp_path / 'raw.mjpeg'}", "-c", "copy", f"file:{path}")
+    with av.open(str(path)) as file:  # AV_FRAME_DATA_EXIF
+        assert [data.type.value for data in next(file.decode(video=0)).side_data] == [31]
+    assert len(list(Media(str(path)).frames())) == 3
+
+
+def test_a_tag_in_no_known_encoding_is_no_failure(tmp_path: Path) -> None:
+    path = footage.numbered(tmp_path / "a.mkv", 10, "-metadata", "title=Caf@ noir")
+    path.write_bytes(path.read_bytes().replace(b"Caf@", b"Caf\xe9"))
+    with pytest.raises(UnicodeDecodeError):
+        av.open(str(path))
+    assert len(Media(str(path)).info.frame_seconds) == 10
 
 
 # --- pixels ------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice, takewhile
+from itertools import islice
 from typing import Final
 
 import av
@@ -82,6 +82,8 @@ def holds_no_key(codec: str, packet: bytes, extradata: bytes | None) -> bool:
     """
     if codec == "h264":
         return _slice_type(packet, extradata) in INTER_SLICES
+    if codec == "vp9" and packet[0] & VP9_PROFILE_3 == VP9_PROFILE_3:  # its header has one bit more
+        return False
     return codec in DECISIVE and not holds_key(codec, packet, extradata)
 
 
@@ -94,14 +96,18 @@ def _slice_type(packet: bytes, extradata: bytes | None) -> int | None:
             head = packet[unit + 1 : unit + 9].replace(b"\x00\x00\x03", b"\x00\x00")
             bits = iter(f"{int.from_bytes(head, 'big'):0{8 * len(head)}b}")
             _exp_golomb(bits)  # first_mb_in_slice
-            return _exp_golomb(bits) % 5
+            kind = _exp_golomb(bits)
+            return None if kind is None else kind % 5
     return None
 
 
-def _exp_golomb(bits: Iterator[str]) -> int:
-    """The next unsigned number (ITU-T H.264, 9.1); 0 where the bits end."""
-    zeros = sum(1 for _ in takewhile(lambda bit: bit == "0", bits))
-    return int("1" + "".join(islice(bits, zeros)), 2) - 1
+def _exp_golomb(bits: Iterator[str]) -> int | None:
+    """The next unsigned number (ITU-T H.264, 9.1); None where the bits end."""
+    for zeros, bit in enumerate(bits):
+        if bit == "1":
+            rest = "".join(islice(bits, zeros))
+            return int("1" + rest, 2) - 1 if len(rest) == zeros else None
+    return None
 
 
 def begins_closed(codec: str, packet: bytes, extradata: bytes | None) -> bool:

@@ -111,13 +111,19 @@ def opened(real_path: str, demuxer: str | None = None) -> InputContainer:
 
 
 def _opened(path: str, demuxer: str | None) -> InputContainer:
-    return av.open(f"file:{path}", format=demuxer, container_options=CONTAINER_OPTIONS, timeout=OPEN_SECONDS)
+    return av.open(
+        f"file:{path}", format=demuxer, container_options=CONTAINER_OPTIONS, timeout=OPEN_SECONDS,
+        metadata_errors="replace",
+    )  # fmt: skip
 
 
 @contextlib.contextmanager
 def _nameless(real_path: str) -> Iterator[str]:
     """Another path of a file, without an ending; good for opening it while this lasts."""
-    descriptor = os.open(real_path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(real_path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise MediaError("unreadable", error.strerror or "") from error
     try:
         yield f"/proc/self/fd/{descriptor}"
     finally:
@@ -170,7 +176,9 @@ def recognised(real_path: str) -> tuple[str, bool]:
             _nameless(real_path) as path,
             contextlib.suppress(av.error.FFmpegError),
         ):
-            av.open(f"file:{path}", container_options=options, timeout=OPEN_SECONDS).close()
+            av.open(
+                f"file:{path}", container_options=options, timeout=OPEN_SECONDS, metadata_errors="replace"
+            ).close()
     finally:
         av.logging.set_level(level)
         av.logging.set_skip_repeated(skips)

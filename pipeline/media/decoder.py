@@ -46,8 +46,8 @@ class Decoder:
             for picture, given in self._frames(packets, Picker(packets, wanted), needed):
                 yield picture, given
         except FalseKey:
-            rest = wanted[wanted > given]
-            yield from self._frames(packets.whole(), Picker(packets.whole(), rest), needed)
+            whole = packets.whole()
+            yield from self._frames(whole, Picker(whole, wanted[wanted > given]), needed)
 
     def can_begin_at(self, packets: Packets, index: int) -> bool:
         """Whether decoding from the group of a key frame on gives that frame."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any, Final, Literal
 
 import av
 import numpy as np
+
+from pipeline.errors import MediaError
 
 #: Which of the two fields is shown first; "auto": as each frame is flagged; "": the pictures are progressive.
 FieldOrder = Literal["", "tff", "bff", "auto"]
@@ -32,6 +35,8 @@ SUSPICIOUS_SHARE: Final = 0.002
 ALIKE: Final = 0.15
 #: Of the pairs that tell, this share must be woven where no flag says so. Film in 3:2 pulldown has two fifths.
 WOVEN_SHARE: Final = 0.75
+#: Pixels of a picture that bwdif takes: four lines and columns of a plane, of which chroma may have a quarter.
+LEAST_SIDE: Final = 16
 TICK: Final = Fraction(1, 25)  # any: pictures are numbered
 PAIRS: Final = 8  # of consecutive pictures that are looked at
 
@@ -126,10 +131,17 @@ def deinterlaced(
         pictures: in order of time with their indices; the neighbours of all that are wanted are among them.
         wanted: [N] indices, rising; None for all.
         order: of the fields.
+
+    Raises:
+        MediaError: decode_error, a picture that the filter does not take.
     """
     asked = None if wanted is None else set(wanted.tolist())
     run: _Run | None = None
     for picture, index in pictures:
+        if min(picture.width, picture.height) < LEAST_SIDE:
+            if asked is None or index in asked:
+                yield picture, index
+            continue
         if run is not None and not run.goes_on(picture, index):
             yield from run.finish(asked)
             run = None
@@ -138,6 +150,19 @@ def deinterlaced(
         yield from run.add(picture, index, asked)
     if run is not None:
         yield from run.finish(asked)
+
+
+@contextmanager
+def _failing() -> Iterator[None]:
+    """What the filter says of a picture becomes a MediaError; that it wants more, or has ended, is no error."""
+    try:
+        yield
+    except (av.error.BlockingIOError, av.error.EOFError):
+        raise
+    except av.error.MemoryError as error:
+        raise MediaError("out_of_memory", str(error)) from error
+    except av.error.FFmpegError as error:
+        raise MediaError("decode_error", f"deinterlacing: {error}") from error
 
 
 class _Run:
@@ -156,7 +181,8 @@ class _Run:
             self._graph.add("buffer", source),
             self._graph.add("bwdif", f"mode=send_frame:parity={order}:deint=all"),
         ]
-        self._graph.link_nodes(*nodes, self._graph.add("buffersink")).configure()
+        with _failing():
+            self._graph.link_nodes(*nodes, self._graph.add("buffersink")).configure()
         self._last = -1
 
     def goes_on(self, picture: av.VideoFrame, index: int) -> bool:
@@ -169,17 +195,20 @@ class _Run:
         picture.pts, picture.time_base = index, TICK
         self._last = index
         self._indices.append(index)
-        self._graph.vpush(picture)
+        with _failing():
+            self._graph.vpush(picture)
         yield from self._made(asked)
 
     def finish(self, asked: set[int] | None) -> Iterator[tuple[av.VideoFrame, int]]:
-        self._graph.vpush(None)
+        with _failing():
+            self._graph.vpush(None)
         yield from self._made(asked)
 
     def _made(self, asked: set[int] | None) -> Iterator[tuple[av.VideoFrame, int]]:
         while True:
             try:
-                picture = self._graph.vpull()
+                with _failing():
+                    picture = self._graph.vpull()
             except (av.error.BlockingIOError, av.error.EOFError):
                 return
             index = self._indices.pop(0)

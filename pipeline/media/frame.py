@@ -20,6 +20,17 @@ from pipeline.media.info import MediaInfo
 MOST_SHRUNK: Final = 60
 
 
+def _unnamed(cls: Any, number: int) -> Any:
+    """A kind of side data that FFmpeg has and PyAV has no name for."""
+    kind = object.__new__(cls)
+    kind._value_, kind._name_ = number, f"TYPE_{number}"
+    return kind
+
+
+# Else PyAV 18 raises ValueError for all side data of a picture if it does not know one kind, as with Exif.
+Type._missing_ = classmethod(_unnamed)  # type: ignore[assignment]
+
+
 def orientation(picture: av.VideoFrame) -> tuple[int, bool]:
     """How a decoded picture is to be shown, by its display matrix (ISO/IEC 14496-12, 6.2.2).
 

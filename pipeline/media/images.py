@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -114,7 +115,10 @@ class _Bytes:
         """Bytes from a place in the file on; fewer at its end."""
         if at + count <= len(self.head):
             return self.head[at : at + count]
-        return os.pread(self._descriptor, count, at)
+        try:
+            return os.pread(self._descriptor, count, at)
+        except OSError as error:
+            raise MediaError("unreadable", error.strerror or "") from error
 
 
 def _png_moves(file: _Bytes) -> bool:
@@ -281,7 +285,7 @@ def _opened(real_path: str, found: Signature) -> Iterator[Any]:
             yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise MediaError("too_large", str(error)) from error
-    except (OSError, ValueError, SyntaxError, EOFError, RuntimeError) as error:
+    except (OSError, ValueError, SyntaxError, EOFError, RuntimeError, struct.error) as error:
         raise MediaError("decode_error", str(error)) from error
 
 

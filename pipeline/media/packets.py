@@ -319,6 +319,8 @@ class Packets:
     def with_placeholders(self, hidden: Sequence[bool], packed: bool) -> Packets:
         """The same, where some packets only hold the place of a picture, as bitstream.Vops found."""
         made = copy.copy(self)
+        if len(hidden) != len(self._table):
+            raise MediaError("changed", "it holds another number of packets than it did")
         made._table = replace(self._table, hidden=self._table.hidden | np.array(hidden))
         made._time(packed)
         return made

@@ -269,7 +269,7 @@ class CutJob:
                         if frame.index >= part.stop - 1:
                             end(part)
                     except (MediaError, OSError) as error:
-                        made[part.target] = error
+                        made[part.target] = error.with_traceback(None)  # which holds the encoder
                         del open_ones[part]
         except MediaError as error:
             for part in (*open_ones, *waiting):
