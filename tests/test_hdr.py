@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.errors import ConfigError
 from pipeline.media import Media, hdr
+from pipeline.media.frame import LUMA_OF_BT709
 from pipeline.splitting.cutter import Cutting
 from tests import footage
 from tests.conftest import read_table, write_table
@@ -77,7 +78,7 @@ def test_what_fits_the_standard_range_looks_as_it_does_there(
     for frame in media.frames([0, 7]):
         expected = pictures[frame.index].astype(int)
         assert np.abs(frame.rgb().astype(int) - expected).mean() < 3
-        grey = cv2.cvtColor(pictures[frame.index], cv2.COLOR_RGB2GRAY).astype(int)
+        grey = cv2.transform(pictures[frame.index], LUMA_OF_BT709).astype(int)
         assert np.abs(frame.luma().astype(int) - grey).mean() < 3
         small = cv2.resize(pictures[frame.index], (80, 60), interpolation=cv2.INTER_AREA).astype(int)
         assert np.abs(frame.rgb(60, 80).astype(int) - small).mean() < 3
