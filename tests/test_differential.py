@@ -341,9 +341,7 @@ CASES: dict[str, Callable[[Path], None]] = {
     "mpeg4_fragments.mp4": remuxed(coded(*MPEG4), ".mp4", all_keys, movflags="frag_every_frame+empty_moov"),
     "msmpeg4_all_keys.avi": remuxed(coded("-c:v", "msmpeg4v2", "-q:v", "3", "-g", "12"), ".avi", all_keys),
     "flv1_all_keys.flv": remuxed(coded("-c:v", "flv", "-q:v", "3", "-g", "12"), ".flv", all_keys),
-    "cinepak_all_keys.avi": remuxed(
-        coded("-c:v", "cinepak", "-max_strips", "1", "-g", "12"), ".avi", all_keys
-    ),
+    "qtrle_all_keys.mov": remuxed(coded("-c:v", "qtrle", "-g", "12"), ".mov", all_keys),
     "vp8_all_keys.mkv": remuxed(coded("-c:v", "libvpx", "-b:v", "600k", "-g", "12"), ".webm", all_keys),
     "h264_late_false_keys.mkv": remuxed(coded(*B_FRAMES), ".mp4", late_false_keys),
     "hevc_late_false_keys.mp4": remuxed(coded(*X265, "-x265-params", GROUPS), ".mp4", late_false_keys),
