@@ -433,7 +433,7 @@ ODD_SOUNDS = {
 }
 
 
-@pytest.mark.parametrize("rate", [22050, 48000, 96000])
+@pytest.mark.parametrize("rate", [22050, 96000])
 @pytest.mark.parametrize("what", ODD_SOUNDS)
 def test_the_check_lets_odd_sounds_pass(tmp_path: Path, what: str, rate: int) -> None:
     sound = ODD_SOUNDS[what](np.arange(3 * rate) / rate)[None].astype(np.float32)

@@ -93,21 +93,18 @@ def _slice_type(packet: bytes, extradata: bytes | None) -> int | None:
         if packet[unit] & 31 in PICTURES["h264"]:
             if packet[unit] & 31 != 1:
                 return None
-            head = packet[unit + 1 : unit + 9].replace(b"\x00\x00\x03", b"\x00\x00")
-            bits = iter(f"{int.from_bytes(head, 'big'):0{8 * len(head)}b}")
-            _exp_golomb(bits)  # first_mb_in_slice
-            kind = _exp_golomb(bits)
-            return None if kind is None else kind % 5
+            fields = list(islice(numbers(packet[unit + 1 : unit + 9]), 2))  # first_mb_in_slice, slice_type
+            return fields[1] % 5 if len(fields) == 2 else None
     return None
 
 
-def _exp_golomb(bits: Iterator[str]) -> int | None:
-    """The next unsigned number (ITU-T H.264, 9.1); None where the bits end."""
-    for zeros, bit in enumerate(bits):
-        if bit == "1":
-            rest = "".join(islice(bits, zeros))
-            return int("1" + rest, 2) - 1 if len(rest) == zeros else None
-    return None
+def numbers(payload: bytes) -> Iterator[int]:
+    """The unsigned Exp-Golomb numbers at the beginning of a NAL unit's payload (ITU-T H.264, 7.3.1 and 9.1)."""
+    payload = payload.replace(b"\x00\x00\x03", b"\x00\x00")
+    bits = f"{int.from_bytes(payload, 'big'):0{8 * len(payload)}b}" if payload else ""
+    while (zeros := bits.find("1")) >= 0 and len(bits) > 2 * zeros:
+        yield int(bits[zeros : 2 * zeros + 1], 2) - 1
+        bits = bits[2 * zeros + 1 :]
 
 
 def begins_closed(codec: str, packet: bytes, extradata: bytes | None) -> bool:

@@ -31,6 +31,7 @@ class Decoder:
 
     def __init__(self, real_path: str, demuxer: str | None = None) -> None:
         self._real, self._demuxer = real_path, demuxer
+        self._false: Packets | None = None  # those that begin groups at false key frames
 
     def opened(self) -> InputContainer:
         """The container, to be closed."""
@@ -41,12 +42,13 @@ class Decoder:
     ) -> Iterator[tuple[av.VideoFrame, int]]:
         """Pictures with their index among the shown frames, in order of time."""
         wanted = np.arange(packets.count) if wanted is None else wanted
+        packets = packets.whole() if packets is self._false else packets
         given = -1
         try:
             for picture, given in self._frames(packets, Picker(packets, wanted), needed):
                 yield picture, given
         except FalseKey:
-            whole = packets.whole()
+            self._false, whole = packets, packets.whole()
             yield from self._frames(whole, Picker(whole, wanted[wanted > given]), needed)
 
     def can_begin_at(self, packets: Packets, index: int) -> bool:

@@ -28,7 +28,7 @@ from av.video.frame import PictureType
 from av.video.reformatter import VideoReformatter
 
 from pipeline.errors import STORAGE_ERRNOS, MediaError
-from pipeline.media import Frame, Media
+from pipeline.media import Frame, Media, bitstream
 from pipeline.media.fields import FieldOrder
 from pipeline.media.sound import Sound
 from pipeline.splitting.sound_check import Levels
@@ -504,7 +504,7 @@ def _decoding_times(
 #: Of H.264, by profile_idc: those of 8 bits and 4:2:0 that x264 writes, too.
 PROFILES: Final = {66: "baseline", 77: "main", 100: "high"}
 MAX_SET_NUMBER: Final = 31  # of a sequence parameter set
-SPS, PPS, IDR = 7, 8, 5  # kinds of NAL units
+SPS, PPS = 7, 8  # kinds of NAL units
 
 
 class NotCopyable(Exception):
@@ -561,7 +561,7 @@ def _splice_at(
         context = template.codec_context
         header = Header.parsed(bytes(context.extradata or b""))
         beginning = next(coming)
-        if not _begins_anew(bytes(beginning)):
+        if not bitstream.begins_closed("h264", bytes(beginning), context.extradata):
             raise NoBeginning
         if context.pix_fmt != "yuv420p" or header.profile not in PROFILES:
             raise NotCopyable(f"its pictures are {context.pix_fmt} of profile {header.profile}")
@@ -608,18 +608,6 @@ def _with_lengths(packet: av.Packet, tick: Fraction) -> av.Packet:
 def _units(stream: bytes) -> list[bytes]:
     """The NAL units between start codes (ITU-T H.264 annex B)."""
     return [unit for unit in re.split(rb"\x00*\x00\x00\x01", stream) if unit]
-
-
-def _begins_anew(packet: bytes) -> bool:
-    """Whether a packet of units with lengths of 4 bytes holds a picture from which decoding can begin."""
-    at = 0
-    while at + 4 < len(packet):
-        length = int.from_bytes(packet[at : at + 4], "big")
-        kind = packet[at + 4] & 31
-        if 1 <= kind <= IDR:
-            return kind == IDR
-        at += 4 + length
-    return False
 
 
 @dataclass(frozen=True)
@@ -688,7 +676,5 @@ class Header:
 
 
 def _number(unit: bytes, skip: int) -> int:
-    """The number of a parameter set, an Exp-Golomb code after so many bytes (ITU-T H.264 9.1)."""
-    bits = "".join(f"{byte:08b}" for byte in unit[skip : skip + 8].replace(b"\x00\x00\x03", b"\x00\x00"))
-    zeros = len(bits) - len(bits.lstrip("0"))
-    return int(bits[zeros : 2 * zeros + 1] or "0", 2) - 1
+    """The number of a parameter set, after so many bytes; -1 where it is damaged."""
+    return next(bitstream.numbers(unit[skip : skip + 8]), -1)
