@@ -25,7 +25,7 @@ SPANS = [(0, 9), (5, 15), (9, 12), (14, 15), (8, 9), (0, 20)]  # frames
 
 def timed(path: Path, delays: Sequence[int] = DELAYS, codec: str = "libx264", tick: Fraction = Fraction(1, 1000),
           still: bool = False, **options: str) -> Path:  # fmt: skip
-    """A video whose frames are shown for so many milliseconds each, the last one too.
+    """A video with frames of the given durations (milliseconds), the last one included.
 
     Args:
         tick: seconds of a unit of time stamps.

@@ -37,7 +37,7 @@ from pipeline.store import Store, Verdicts, row_keys, working_on
 FRAMES = 3
 HASHED_LONG_SIDE = 512
 FLAT_STD = 4.0  # grey levels; below, a frame is black, white or one colour
-HASH_SIDE = 8  # of the pictures whose pixels the hashes compare; all that is one pixel wide would look alike
+HASH_SIDE = 8  # pixels: the hashes shrink pictures to this size; thinner ones would all look alike
 BLOCK_ROWS = 4096
 SEARCHED_ROWS = 32  # at a time: one may be near to all pieces of a long still shot
 #: How well the frames that two clips have in common must agree, by their number.

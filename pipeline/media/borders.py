@@ -18,13 +18,13 @@ LIT: Final = 4
 LEAST_STEP: Final = 8.0
 #: A step must reach that share of the level behind it at once; a slope goes on rising.
 LEAST_SHARE_OF_LEVEL: Final = 0.4
-LEVEL_LINES: Final = 16  # lines behind an edge whose median is its level
+LEVEL_LINES: Final = 16  # behind an edge; their median is its level
 #: Of an edge, this share must be seen, over all pieces and frames. Roofs and letters do not line up so far.
 STRAIGHT: Final = 0.55
 #: What is black behind an edge, too, is most likely the same dark as before it. A widescreen picture inside a 4:3 one
 #: inside a widescreen one leaves 0.25 beside it.
 MOST_BLACK_BEHIND: Final = 0.3
-PIECES: Final = 64  # of a line, whose means are compared
+PIECES: Final = 64  # per line; their means are compared
 #: Lines from an edge into its bar that coding may disturb: a macroblock, and most of it within a transform.
 RINGING, NEAR_RINGING = 16, 8
 SKIPPED_LINES: Final = 2  # at the very side, where codecs and converters leave marks

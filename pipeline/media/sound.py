@@ -28,7 +28,7 @@ SAME_SECONDS: Final = 1e-9  # rounding error of times
 #: Input that decoders need before their output is correct. The bit reservoir of MP3 is up to 255 bytes at 8 kbit/s,
 #: which last 0.26 s (ISO/IEC 13818-3, 2.4.2.7); Opus needs 80 ms (RFC 7845, 4.6); most others need one frame.
 PREROLL_SECONDS: Final = 0.4
-#: Codecs whose predictor state is never reset: they are decoded from the beginning of the file.
+#: Codecs that never reset their predictor: they are decoded from the beginning of the file.
 UNBROKEN: Final = frozenset({"adpcm_yamaha", "mace3", "mace6"})
 #: How long before the span to seek; the next value is tried where a seek ends too late.
 SEEK_AHEAD_SECONDS: Final = (2.0, 15.0, 120.0)

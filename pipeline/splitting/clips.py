@@ -303,7 +303,7 @@ class ClipFile:
         self._sound: SoundTrack | None = None
         self._wants_sound = sound and media.info.has_audio
         self._packets = 0
-        self._held: av.Packet | None = None  # may be the last packet, whose duration close() sets
+        self._held: av.Packet | None = None  # may be the last packet; close() sets the duration of that one
         self._begin = self._end = 0  # first decoding time, last presentation time
 
     def add_stream(self, name: str) -> Any:
