@@ -18,7 +18,7 @@ from benchmarks import _clips
 from benchmarks._measure import flags, machine, race, verdict
 from captioning.caption_qwen2vl import CaptionQwen2vl
 from captioning.local import Loaded
-from pipeline.media import Media
+from clipsheet.media import Media
 from pipeline.run import RunOptions, prepare_together, run_scorers
 from pipeline.scorer import Home
 from tests import tiny_captioners

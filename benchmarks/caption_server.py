@@ -26,7 +26,7 @@ from benchmarks import _clips
 from benchmarks._measure import machine
 from captioning.caption_api import CaptionApi
 from captioning.captioner import Answer, Ask, judged
-from pipeline.media import Media
+from clipsheet.media import Media
 from pipeline.meta import read
 from pipeline.run import RunOptions, prepare_together, run_scorers
 from tests import tiny_captioners

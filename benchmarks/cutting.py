@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks._measure import machine, race, verdict
-from pipeline.media import Media
+from clipsheet.media import Media
 from pipeline.run import RunOptions
 from pipeline.splitting.cut import cut
 from pipeline.splitting.cutter import Cutting

@@ -21,7 +21,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pipeline.media import Media
+from clipsheet.media import Media
 from tools import ffmpeg
 
 SIZES = ((360, 640), (270, 480), (640, 360), (720, 1280))

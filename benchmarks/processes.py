@@ -20,8 +20,8 @@ import cv2
 
 from benchmarks import _clips
 from benchmarks._measure import flags, machine, race, verdict
+from clipsheet.media import Media
 from pipeline.launch import launch
-from pipeline.media import Media
 from pipeline.run import RunOptions, prepare_together, run_scorers
 from scoring.quality.scorer import Quality
 

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from benchmarks._measure import machine, verdict
-from pipeline.media import Media
+from clipsheet.media import Media
 from pipeline.run import prepare_together
 from pipeline.scorer import Home
 from pipeline.splitting.cues import HEIGHT, WIDTH, Transition

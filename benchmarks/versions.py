@@ -25,7 +25,7 @@ MOST = 1.05
 OPEN = """
 import json, sys, time
 from pipeline.errors import MediaError
-from pipeline.media import Media
+from clipsheet.media import Media
 seconds = {}
 for path in sys.argv[2:]:
     try:

@@ -18,9 +18,9 @@ import numpy as np
 from captioning.caption_llava import positioned
 from captioning.captioner import Answer, Ask, Captioner, main_captioner
 from captioning.server import Limits, Server, base_option, model_option
+from clipsheet.media import Frame, MediaInfo, fit
 from pipeline.config import option
 from pipeline.errors import MediaError
-from pipeline.media import Frame, MediaInfo, fit
 from pipeline.scorer import Home
 
 JPEG_QUALITY = 90

@@ -15,8 +15,8 @@ import numpy as np
 
 from captioning.captioner import Ask, main_captioner
 from captioning.local import Loaded, LocalCaptioner, chat, config_of, load_model, model_option, padded_left
+from clipsheet.media import Frame, MediaInfo, fit
 from pipeline.config import option
-from pipeline.media import Frame, MediaInfo, fit
 from pipeline.pretrained import load_processor
 from pipeline.scorer import Home, frame_positions
 

@@ -26,8 +26,8 @@ from captioning.local import (
     model_option,
     padded_left,
 )
+from clipsheet.media import Frame, MediaInfo
 from pipeline.config import option
-from pipeline.media import Frame, MediaInfo
 from pipeline.pretrained import load_processor
 from pipeline.scorer import Home
 

@@ -20,11 +20,11 @@ import numpy as np
 import pandas as pd
 
 from captioning import prompts
+from clipsheet.media import MediaInfo
 from pipeline import launch, meta
 from pipeline.cli import describe, run_main, scorer_parser
 from pipeline.config import option
 from pipeline.errors import ConfigError, MediaError
-from pipeline.media import MediaInfo
 from pipeline.run import RunOptions, run_scorers, write_sidecar
 from pipeline.scorer import Column, Frame, Frames, Row, Scorer
 from pipeline.status import Status

@@ -27,6 +27,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from clipsheet.media import EVERY_FRAME, MAX_BAD_RATIO, READERS, Frame, Media, MediaInfo
 from pipeline import launch, meta
 from pipeline.config import option
 from pipeline.errors import (
@@ -38,7 +39,6 @@ from pipeline.errors import (
 )
 from pipeline.flight import Flight
 from pipeline.log import Progress
-from pipeline.media import EVERY_FRAME, MAX_BAD_RATIO, READERS, Frame, Media, MediaInfo
 from pipeline.scorer import (
     MODELS,
     Feature,

@@ -40,10 +40,10 @@ import pyarrow.compute as pc
 import pyarrow.json
 import pyarrow.parquet as pq
 
+from clipsheet.media import READERS, VERSION
 from pipeline import meta
 from pipeline.errors import MAX_TRIES, TRANSIENT, Incomplete, MediaError, StorageError, storing
 from pipeline.launch import Rank
-from pipeline.media import READERS, VERSION
 from pipeline.scorer import MODELS, Feature, Scorer, provenance
 
 log = logging.getLogger(__name__)

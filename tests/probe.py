@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from clipsheet.media import EVERY_FRAME, MediaInfo
 from pipeline.config import option
 from pipeline.errors import MediaError
-from pipeline.media import EVERY_FRAME, MediaInfo
 from pipeline.scorer import (
     Column,
     Feature,

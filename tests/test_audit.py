@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from clipsheet.media import Media
 from pipeline.datasets.datautil import UtilOptions, Verbs, datautil
-from pipeline.media import Media
 from pipeline.run import RunOptions, prepare_together, run_scorers
 from pipeline.splitting.audit import Audit
 from pipeline.splitting.cut import cut, recut

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.media import Media
-from pipeline.media.borders import BorderFinder, Borders
+from clipsheet.media import Media
+from clipsheet.media.borders import BorderFinder, Borders
 from tests import footage
 
 HEIGHT, WIDTH, FRAMES = 240, 432, 12

@@ -16,8 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
+from clipsheet.media import Media
 from pipeline.errors import CallError
-from pipeline.media import Media
 from pipeline.run import RunOptions, run_scorers
 from pipeline.scorer import Home, Scorer, provenance
 from scoring.aesthetic.scorer import Aesthetic, aesthetics, linear_layers

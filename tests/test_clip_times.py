@@ -12,7 +12,7 @@ import av
 import numpy as np
 import pytest
 
-from pipeline.media import Media
+from clipsheet.media import Media
 from pipeline.splitting.clips import encoders
 from pipeline.splitting.cutter import Clip, CutJob, Cutting, Made
 from tests import footage

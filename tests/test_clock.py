@@ -7,8 +7,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from pipeline.media import clock
-from pipeline.media.clock import NONE
+from clipsheet.media import clock
+from clipsheet.media.clock import NONE
 
 TICK = Fraction(1, 1000)
 EVEN = np.arange(40) * 40  # 25 a second

@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 
-from pipeline.media import Frame, Media
+from clipsheet.media import Frame, Media
 from tests import footage
 from tests.footage import ffmpeg
 

@@ -13,7 +13,7 @@ import av
 import numpy as np
 import pytest
 
-from pipeline.media import Media
+from clipsheet.media import Media
 from tests import footage
 from tools import ffmpeg
 

@@ -55,7 +55,7 @@ def table(clips: Path, tmp_path: Path) -> Table:
 
 
 def truth(path: str, positions: Sequence[float] = (0.1, 0.5, 0.9)) -> float:
-    from pipeline.media import Media
+    from clipsheet.media import Media
     from tests.probe import shrunk
 
     media = Media(path)

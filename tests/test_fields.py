@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from pipeline.media import Media, fields
+from clipsheet.media import Media, fields
 from tests import footage
 from tests.conftest import read_table, write_table
 from tests.test_cut import Cut, scenes

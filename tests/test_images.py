@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clipsheet.media import Media
+from clipsheet.media.images import signature
 from pipeline.errors import MediaError
-from pipeline.media import Media
-from pipeline.media.images import signature
 from tests import footage, heif
 from tests.conftest import REPO
 
@@ -147,7 +147,7 @@ def test_an_animated_webp_is_decoded_in_constant_memory(tmp_path: Path) -> None:
     frames = [(np.full((1000, 1000, 3), n, np.uint8), 0, 0, 40, 2) for n in range(250)]
     path = webp(tmp_path / "a.webp", (1000, 1000), frames)
     program = (
-        "import resource, sys; from pipeline.media import Media\n"
+        "import resource, sys; from clipsheet.media import Media\n"
         "Media(sys.argv[1])\n"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 400_000_000,) * 2)\n"

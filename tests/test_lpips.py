@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.media import Media
+from clipsheet.media import Media
 from pipeline.run import RunOptions, prepare_together, run_scorers
 from pipeline.scorer import Home, file_sha256, provenance
 from scoring.lpips.scorer import BACKBONES, MAX_PAIRS, Lpips

@@ -1,4 +1,4 @@
-"""What pipeline.media says of a file, and that the pictures it gives are the ones that a player shows."""
+"""What clipsheet.media says of a file, and that the pictures it gives are the ones that a player shows."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clipsheet.media import Frame, Media, check_path, fit
 from pipeline.errors import MediaError
-from pipeline.media import Frame, Media, check_path, fit
 from tests import footage
 
 

@@ -14,7 +14,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from pipeline.media import Media, fields
+from clipsheet.media import Media, fields
 from tests.conftest import REPO, Tool, read_table, there
 
 REALFILES = Path(os.environ.get("CLIPSHEET_REALFILES", REPO.parent / "shared" / "realfiles"))

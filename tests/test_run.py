@@ -147,8 +147,8 @@ def _one_clip(folder: Path) -> Path:
 
 
 def test_a_file_that_changes_while_it_is_read_is_a_failure(tmp_path):
+    from clipsheet.media import Media
     from pipeline.errors import MediaError
-    from pipeline.media import Media
 
     media = Media(str(_one_clip(tmp_path)))
     footage.numbered(tmp_path / "clip.mp4", 6)

@@ -20,10 +20,10 @@ from captioning.caption_llava import CaptionLlava
 from captioning.caption_pllava import CaptionPllava
 from captioning.caption_qwen2vl import CaptionQwen2vl
 from captioning.captioner import Captioner
+from clipsheet.media import Media
 from pipeline.cli import describe, scorer_parser
 from pipeline.datasets.deduplication import Hashes
 from pipeline.errors import MediaError
-from pipeline.media import Media
 from pipeline.run import RunOptions, prepare_together, run_scorers
 from pipeline.scorer import MODELS, Home, Scorer, every_column, frame_positions, provenance
 from pipeline.splitting.audit import Audit

@@ -20,6 +20,7 @@ from typing import Any
 import fsspec
 import pandas as pd
 
+from clipsheet.media.container import beginning, playlist
 from pipeline import meta, textfile
 from pipeline.cli import Parser, run_main
 from pipeline.config import option
@@ -30,7 +31,6 @@ from pipeline.datasets.filetypes import (
     Look,
 )
 from pipeline.errors import CallError, MediaError, one_line, storing
-from pipeline.media.container import beginning, playlist
 from pipeline.run import write_sidecar
 from pipeline.status import Status, recording
 from pipeline.store import working_on

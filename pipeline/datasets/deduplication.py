@@ -24,11 +24,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from clipsheet.media import fit
+from clipsheet.media.borders import BorderFinder
 from pipeline import launch, meta, run
 from pipeline.cli import Parser, run_main
 from pipeline.config import option
-from pipeline.media import fit
-from pipeline.media.borders import BorderFinder
 from pipeline.run import RunOptions
 from pipeline.scorer import Column, Frames, Home, Row, Scorer
 from pipeline.status import Status, recording

@@ -7,10 +7,10 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from clipsheet.media import Media, check_path
+from clipsheet.media.container import FORMATS, beginning, playlist, recognised
+from clipsheet.media.images import signature
 from pipeline.errors import MediaError
-from pipeline.media import Media, check_path
-from pipeline.media.container import FORMATS, beginning, playlist, recognised
-from pipeline.media.images import signature
 
 VIDEO: Final = "video"
 IMAGE: Final = "image"

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from clipsheet.media import MediaInfo
 from pipeline.cli import main_scorer
 from pipeline.config import option
-from pipeline.media import MediaInfo
 from pipeline.scorer import Column, Frames, Home, Row, Scorer
 from pipeline.splitting.scene_detect import SceneDetect, Seen, format_scenes
 from pipeline.splitting.transnet import TransNet

@@ -23,9 +23,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from clipsheet.media import EVERY_FRAME, MediaInfo
 from pipeline.cli import main_scorer
 from pipeline.config import option
-from pipeline.media import EVERY_FRAME, MediaInfo
 from pipeline.scorer import Column, Frame, Frames, Home, Row, Scorer
 from pipeline.splitting import cues, transnet
 from pipeline.splitting.cues import Cues, Transition

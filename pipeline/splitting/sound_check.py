@@ -7,8 +7,8 @@ from typing import Final
 
 import numpy as np
 
-from pipeline.media import Media
-from pipeline.media.sound import Sound
+from clipsheet.media import Media
+from clipsheet.media.sound import Sound
 
 WINDOWS_PER_SECOND: Final = 200
 #: Samples are averaged down to about this rate. The encoder may drop high frequencies, so only those below 4 kHz

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pipeline.media import EVERY_FRAME, MediaInfo
+from clipsheet.media import EVERY_FRAME, MediaInfo
 from pipeline.scorer import Column, Frames, Row, Scorer
 
 

@@ -23,8 +23,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from clipsheet.media import MediaInfo
 from pipeline.config import option
-from pipeline.media import MediaInfo
 from pipeline.scorer import Column, Frames, Home, Row, Scorer
 
 #: The backbones and torchvision's files of their weights.

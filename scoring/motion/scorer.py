@@ -19,8 +19,8 @@ from typing import Any, ClassVar
 import cv2
 import numpy as np
 
+from clipsheet.media import EVERY_FRAME, MediaInfo, fit
 from pipeline.config import option
-from pipeline.media import EVERY_FRAME, MediaInfo, fit
 from pipeline.scorer import Column, Frames, Row, Scorer
 
 #: The 5-tap blur of VMAF's motion feature, in 1/65536 (libvmaf, integer_motion.h).

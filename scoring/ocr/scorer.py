@@ -16,8 +16,8 @@ from typing import Any, ClassVar, NamedTuple
 import cv2
 import numpy as np
 
+from clipsheet.media import MediaInfo, fit
 from pipeline.config import option
-from pipeline.media import MediaInfo, fit
 from pipeline.scorer import Column, Frames, Home, Row, Scorer, frame_positions
 
 MAX_SIDE = 1920  # of the picture that is read; larger ones are shrunk, boxes are scaled back

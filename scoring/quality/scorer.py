@@ -21,10 +21,10 @@ from typing import Any, ClassVar
 import cv2
 import numpy as np
 
+from clipsheet.media import MediaInfo, fit
+from clipsheet.media.borders import BorderFinder, Borders
 from pipeline.config import option
 from pipeline.errors import MediaError
-from pipeline.media import MediaInfo, fit
-from pipeline.media.borders import BorderFinder, Borders
 from pipeline.scorer import Column, Frame, Frames, Row, Scorer
 
 SHARPNESS_SHORT_SIDE = 720

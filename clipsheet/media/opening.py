@@ -7,14 +7,14 @@ from typing import Final
 import av
 import numpy as np
 
+from clipsheet.media import bitstream, fields, hdr
+from clipsheet.media.container import demuxed, video_stream, video_streams
+from clipsheet.media.decoder import Decoder
+from clipsheet.media.fields import WOVEN_FLAGS, FieldOrder
+from clipsheet.media.frame import orientation
+from clipsheet.media.info import MediaInfo, frame_rate
+from clipsheet.media.packets import CHECKED_PACKETS, Packets
 from pipeline.errors import MediaError
-from pipeline.media import bitstream, fields, hdr
-from pipeline.media.container import demuxed, video_stream, video_streams
-from pipeline.media.decoder import Decoder
-from pipeline.media.fields import WOVEN_FLAGS, FieldOrder
-from pipeline.media.frame import orientation
-from pipeline.media.info import MediaInfo, frame_rate
-from pipeline.media.packets import CHECKED_PACKETS, Packets
 
 #: Frames that are decoded at most to come from a key frame to one of a pair that is looked at.
 PAIR_REACH: Final = 32

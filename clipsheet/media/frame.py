@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from av.sidedata.sidedata import Type
 
-from pipeline.media.hdr import ToneMap
-from pipeline.media.info import MediaInfo
+from clipsheet.media.hdr import ToneMap
+from clipsheet.media.info import MediaInfo
 
 #: FFmpeg's scaler needs two steps to shrink a side further (filters of 256 taps, bicubic ones of 4 per pixel left
 #: out), and refuses them where the picture has not more than 4 times the pixels of the target (libswscale/utils.c).

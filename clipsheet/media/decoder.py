@@ -13,8 +13,8 @@ import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from pipeline.media.container import decoded, decoder_of, demuxed, opened, video_stream
-from pipeline.media.packets import Packets
+from clipsheet.media.container import decoded, decoder_of, demuxed, opened, video_stream
+from clipsheet.media.packets import Packets
 
 #: Containers with an index that leads to a key frame's packet; in others that are read in between.
 INDEXED: Final = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")

@@ -16,18 +16,18 @@ import av
 import numpy as np
 from av.video.stream import VideoStream
 
+from clipsheet.media import fields, images
+from clipsheet.media.container import demuxed, video_stream
+from clipsheet.media.decoder import Decoder
+from clipsheet.media.fields import FieldOrder
+from clipsheet.media.frame import Frame
+from clipsheet.media.hdr import ToneMap
+from clipsheet.media.info import MediaInfo, frame_rate
+from clipsheet.media.opening import open_video
+from clipsheet.media.packets import Packets
+from clipsheet.media.paths import check_path
+from clipsheet.media.sound import Sound, sound_of
 from pipeline.errors import MediaError
-from pipeline.media import fields, images
-from pipeline.media.container import demuxed, video_stream
-from pipeline.media.decoder import Decoder
-from pipeline.media.fields import FieldOrder
-from pipeline.media.frame import Frame
-from pipeline.media.hdr import ToneMap
-from pipeline.media.info import MediaInfo, frame_rate
-from pipeline.media.opening import open_video
-from pipeline.media.packets import Packets
-from pipeline.media.paths import check_path
-from pipeline.media.sound import Sound, sound_of
 
 #: What decodes. decord only on wish: it returns wrong frames where an edit list hides some, fails on
 #: cut-off files, and its FFmpeg is of 2022. The file is opened and judged by PyAV all the same.

@@ -15,7 +15,7 @@ import numpy as np
 from av.container import InputContainer
 from av.stream import Discard
 
-from pipeline.media.container import decoded, demuxed, opened, sound_stream, video_stream
+from clipsheet.media.container import decoded, demuxed, opened, sound_stream, video_stream
 
 #: Tolerance between a time stamp and the position counted in samples: containers round stamps to milliseconds, and
 #: recorders jitter. ITU-R BT.1359-1 gives 45 ms as the threshold at which viewers notice.

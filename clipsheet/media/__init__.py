@@ -5,10 +5,10 @@ URL is followed. Times are seconds since the first shown frame, taken from the p
 stamps, so that variable frame rates, edit lists and streams that start late are exact.
 """
 
-from pipeline.media.decode import DEINTERLACE, MAX_BAD_RATIO, READERS, Media
-from pipeline.media.frame import Frame, fit
-from pipeline.media.info import EVERY_FRAME, MediaInfo
-from pipeline.media.paths import check_path
+from clipsheet.media.decode import DEINTERLACE, MAX_BAD_RATIO, READERS, Media
+from clipsheet.media.frame import Frame, fit
+from clipsheet.media.info import EVERY_FRAME, MediaInfo
+from clipsheet.media.paths import check_path
 
 #: Raise it when frames, their number or their times change for the same file: what was made of them is made anew.
 VERSION = 2
