@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from pipeline.scorer import Column, Frames, MediaInfo, Row, Scorer
+from clipsheet.scorer import Column, Frames, MediaInfo, Row, Scorer
 
 SIDE = 224  # pixels, what CLIP looks at
 

@@ -21,8 +21,8 @@ import numpy as np
 from benchmarks import _clips
 from benchmarks._measure import flags, machine, race
 from benchmarks.clip_once import CLIP, make_models
+from clipsheet.scorer import Home, frame_positions
 from pipeline.run import RunOptions, SampleJob, Task, run_scorers
-from pipeline.scorer import Home, frame_positions
 from pipeline.workers import Pool
 from scoring.aesthetic.scorer import Aesthetic
 from scoring.clip import ClipImages

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks._measure import flags, machine, race
-from pipeline.scorer import Home
+from clipsheet.scorer import Home
 from scoring.clip import ClipImages
 from scoring.lpips.scorer import BACKBONES, Lpips
 

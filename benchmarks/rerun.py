@@ -21,9 +21,9 @@ from PIL import Image
 from benchmarks import _tables
 from benchmarks._measure import MIB, flags, growth, machine, race, verdict
 from benchmarks._scorers import FileBytes, TextLength
+from clipsheet.scorer import Scorer
 from pipeline import meta
 from pipeline.run import RunOptions, run_scorers
-from pipeline.scorer import Scorer
 from pipeline.store import COMPACT_FILES, Store, row_keys
 
 COLUMNS = 10

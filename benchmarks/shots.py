@@ -26,8 +26,8 @@ import torch
 
 from benchmarks._measure import machine, verdict
 from clipsheet.media import Media
+from clipsheet.scorer import Home
 from pipeline.run import prepare_together
-from pipeline.scorer import Home
 from pipeline.splitting.cues import HEIGHT, WIDTH, Transition
 from pipeline.splitting.scene_detect import DETECTORS, SceneDetect
 from pipeline.splitting.transnet import transitions

@@ -24,7 +24,7 @@ HERE = Path(__file__).resolve().parent.parent
 MOST = 1.05
 OPEN = """
 import json, sys, time
-from pipeline.errors import MediaError
+from clipsheet.errors import MediaError
 from clipsheet.media import Media
 seconds = {}
 for path in sys.argv[2:]:

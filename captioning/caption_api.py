@@ -18,10 +18,10 @@ import numpy as np
 from captioning.caption_llava import positioned
 from captioning.captioner import Answer, Ask, Captioner, main_captioner
 from captioning.server import Limits, Server, base_option, model_option
+from clipsheet.config import option
+from clipsheet.errors import MediaError
 from clipsheet.media import Frame, MediaInfo, fit
-from pipeline.config import option
-from pipeline.errors import MediaError
-from pipeline.scorer import Home
+from clipsheet.scorer import Home
 
 JPEG_QUALITY = 90
 

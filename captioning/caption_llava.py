@@ -15,10 +15,10 @@ import numpy as np
 
 from captioning.captioner import Ask, main_captioner
 from captioning.local import Loaded, LocalCaptioner, chat, config_of, load_model, model_option, padded_left
+from clipsheet.config import option
 from clipsheet.media import Frame, MediaInfo, fit
-from pipeline.config import option
+from clipsheet.scorer import Home, frame_positions
 from pipeline.pretrained import load_processor
-from pipeline.scorer import Home, frame_positions
 
 CLASSES = {
     "llava": "LlavaForConditionalGeneration",

@@ -17,11 +17,11 @@ import numpy as np
 
 from captioning.captioner import Ask, main_captioner
 from captioning.local import Loaded, LocalCaptioner, dtype_of, model_option, padded_left
+from clipsheet.config import option
+from clipsheet.errors import ConfigError
 from clipsheet.media import Frame, MediaInfo, fit
-from pipeline.config import option
-from pipeline.errors import ConfigError
+from clipsheet.scorer import Home
 from pipeline.pretrained import load_image_processor, load_pretrained, load_tokenizer
-from pipeline.scorer import Home
 from pipeline.weights import load_state
 
 if TYPE_CHECKING:

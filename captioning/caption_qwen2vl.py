@@ -26,10 +26,10 @@ from captioning.local import (
     model_option,
     padded_left,
 )
+from clipsheet.config import option
 from clipsheet.media import Frame, MediaInfo
-from pipeline.config import option
+from clipsheet.scorer import Home
 from pipeline.pretrained import load_processor
-from pipeline.scorer import Home
 
 CLASSES = {
     "qwen2_vl": "Qwen2VLForConditionalGeneration",

@@ -20,14 +20,14 @@ import numpy as np
 import pandas as pd
 
 from captioning import prompts
+from clipsheet.cli import describe, run_main, scorer_parser
+from clipsheet.config import option
+from clipsheet.errors import ConfigError, MediaError
 from clipsheet.media import MediaInfo
+from clipsheet.outcome import Status
+from clipsheet.scorer import Column, Frame, Frames, Row, Scorer
 from pipeline import launch, meta
-from pipeline.cli import describe, run_main, scorer_parser
-from pipeline.config import option
-from pipeline.errors import ConfigError, MediaError
 from pipeline.run import RunOptions, run_scorers, write_sidecar
-from pipeline.scorer import Column, Frame, Frames, Row, Scorer
-from pipeline.status import Status
 
 log = logging.getLogger(__name__)
 

@@ -26,11 +26,11 @@ from captioning.local import (
 )
 from captioning.local import model_option as folder_option
 from captioning.server import Limits, Server, base_option, model_option
-from pipeline.cli import main_scorer
-from pipeline.config import option
-from pipeline.errors import ConfigError, MediaError
+from clipsheet.cli import main_scorer
+from clipsheet.config import option
+from clipsheet.errors import ConfigError, MediaError
+from clipsheet.scorer import Column, Frames, Home, Row, Scorer
 from pipeline.pretrained import load_tokenizer
-from pipeline.scorer import Column, Frames, Home, Row, Scorer
 from pipeline.weights import place_of
 
 HOW = frozenset(

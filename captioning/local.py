@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from captioning.captioner import Answer, Ask, Captioner
-from pipeline.config import option
-from pipeline.errors import MediaError
+from clipsheet.config import option
+from clipsheet.errors import MediaError
+from clipsheet.scorer import Home
 from pipeline.pretrained import load_pretrained
-from pipeline.scorer import Home
 from pipeline.weights import place_of, read_json, refused
 
 #: The memory that attention takes beside padding grows with the square of the length.

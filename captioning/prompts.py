@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from pipeline import config
-from pipeline.config import check_keys
-from pipeline.errors import ConfigError, MediaError
-from pipeline.scorer import Row
+from clipsheet import config
+from clipsheet.config import check_keys
+from clipsheet.errors import ConfigError, MediaError
+from clipsheet.scorer import Row
 
 OWN = Path(__file__).with_name("prompts.yaml")
 #: What models take for the beginning of a turn, a picture and the like; in a cell it is only text.

@@ -21,8 +21,8 @@ import urllib3
 from pydantic_core import to_json
 
 from captioning.captioner import Answer
-from pipeline.config import option
-from pipeline.errors import CallError, Incomplete, MediaError, one_line
+from clipsheet.config import option
+from clipsheet.errors import CallError, Incomplete, MediaError, one_line
 
 KEY = "OPENAI_API_KEY"
 FOR_NOW = (408, 409, 429, 500, 502, 503, 504, 529)

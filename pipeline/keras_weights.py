@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.errors import CallError
+from clipsheet.errors import CallError
 from pipeline.weights import BROKEN, load_state, read_member, refused
 
 if TYPE_CHECKING:

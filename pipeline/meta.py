@@ -32,7 +32,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from pipeline.errors import MetaError, one_line, storing
+from clipsheet.errors import MetaError, one_line, storing
 
 EXTENSIONS = (".csv", ".parquet")
 SIDECARS = ("failed", "dropped")

@@ -27,19 +27,18 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clipsheet.media import EVERY_FRAME, MAX_BAD_RATIO, READERS, Frame, Media, MediaInfo
-from pipeline import launch, meta
-from pipeline.config import option
-from pipeline.errors import (
+from clipsheet.config import option
+from clipsheet.errors import (
     ENVIRONMENTAL,
     CallError,
     ClipsheetError,
     MediaError,
     TooManyFailed,
 )
-from pipeline.flight import Flight
-from pipeline.log import Progress
-from pipeline.scorer import (
+from clipsheet.log import Progress
+from clipsheet.media import EVERY_FRAME, MAX_BAD_RATIO, READERS, Frame, Media, MediaInfo
+from clipsheet.outcome import Status, recording
+from clipsheet.scorer import (
     MODELS,
     Feature,
     Featured,
@@ -50,7 +49,8 @@ from pipeline.scorer import (
     all_columns,
     missing,
 )
-from pipeline.status import Status, recording
+from pipeline import launch, meta
+from pipeline.flight import Flight
 from pipeline.store import (
     Cells,
     Journal,

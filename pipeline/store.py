@@ -40,11 +40,11 @@ import pyarrow.compute as pc
 import pyarrow.json
 import pyarrow.parquet as pq
 
+from clipsheet.errors import MAX_TRIES, TRANSIENT, Incomplete, MediaError, StorageError, storing
 from clipsheet.media import READERS, VERSION
+from clipsheet.scorer import MODELS, Feature, Scorer, provenance
 from pipeline import meta
-from pipeline.errors import MAX_TRIES, TRANSIENT, Incomplete, MediaError, StorageError, storing
 from pipeline.launch import Rank
-from pipeline.scorer import MODELS, Feature, Scorer, provenance
 
 log = logging.getLogger(__name__)
 

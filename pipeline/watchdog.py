@@ -8,7 +8,7 @@ import threading
 import time
 from types import TracebackType
 
-from pipeline.errors import INCOMPLETE
+from clipsheet.errors import INCOMPLETE
 
 STDERR = 2
 

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from pipeline.errors import CallError, one_line
+from clipsheet.errors import CallError, one_line
 
 if TYPE_CHECKING:
     import torch

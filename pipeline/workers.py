@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any
 
-from pipeline.errors import MediaError
+from clipsheet.errors import MediaError
 
 #: job(payload, allow) -> result; allow(seconds) moves the deadline to so long after the beginning.
 Job = Callable[[Any, Callable[[float], None]], Any]

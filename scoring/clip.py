@@ -20,9 +20,9 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from PIL import Image
 
-from pipeline.config import option
+from clipsheet.config import option
+from clipsheet.scorer import Feature, Frame, Home
 from pipeline.pretrained import load_pretrained, load_tokenizer
-from pipeline.scorer import Feature, Frame, Home
 from pipeline.weights import absent, openai_clip_state, place_of, read_json, refused
 
 DEFAULT = "clip-vit-large-patch14"

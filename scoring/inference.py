@@ -8,11 +8,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from pipeline.cli import Parser, run_main
-from pipeline.config import build
-from pipeline.errors import CallError
+from clipsheet.cli import Parser, run_main
+from clipsheet.config import build
+from clipsheet.errors import CallError
+from clipsheet.scorer import Scorer
 from pipeline.run import RunOptions, run_scorers
-from pipeline.scorer import Scorer
 from scoring.aesthetic.scorer import Aesthetic
 from scoring.embedding.scorer import Embedding
 from scoring.info.scorer import Info

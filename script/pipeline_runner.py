@@ -22,11 +22,12 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import config, errors, launch, meta, run
-from pipeline.cli import Parser, guarded, run_main
-from pipeline.errors import CallError, ClipsheetError, Stopped
-from pipeline.scorer import Scorer, provenance
-from pipeline.status import Status, recording
+from clipsheet import config, errors
+from clipsheet.cli import Parser, guarded, run_main
+from clipsheet.errors import CallError, ClipsheetError, Stopped
+from clipsheet.outcome import Status, recording
+from clipsheet.scorer import Scorer, provenance
+from pipeline import launch, meta, run
 from pipeline.store import FOLDER, Store, working_on
 from script.plan import Plan, part, plan
 from script.stages import Stage, groups

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import config, meta
-from pipeline.config import check_keys, option
+from clipsheet import config
+from clipsheet.config import check_keys, option
+from clipsheet.errors import ConfigError
+from clipsheet.scorer import missing
+from pipeline import meta
 from pipeline.datasets.datautil import NSFW_LIMIT
-from pipeline.errors import ConfigError
 from pipeline.run import RunOptions
-from pipeline.scorer import missing
 from pipeline.splitting.cutter import Cutting
 from script.stages import CAPTIONERS, STEPS, Paths, Stage
 

@@ -14,20 +14,20 @@ from captioning.caption_pllava import CaptionPllava
 from captioning.caption_qwen2vl import CaptionQwen2vl
 from captioning.captioner import Captioner, caption
 from captioning.enhance import Enhance
+from clipsheet.config import build, check_keys, option
+from clipsheet.errors import ConfigError
+from clipsheet.outcome import Status
+from clipsheet.scorer import Scorer
 from pipeline import meta
-from pipeline.config import build, check_keys, option
 from pipeline.datasets.convert import ConvertOptions, convert
 from pipeline.datasets.datautil import CAPTION_VERBS, FILTERS, UtilOptions, Verbs, datautil, suffix_of
 from pipeline.datasets.deduplication import Deduplication, Hashes, deduplicate
 from pipeline.datasets.expression import Expression
-from pipeline.errors import ConfigError
 from pipeline.run import RunOptions, run_scorers
-from pipeline.scorer import Scorer
 from pipeline.splitting.audit import Audit
 from pipeline.splitting.cut import AUDITED, cut, recut
 from pipeline.splitting.cutter import Cutting
 from pipeline.splitting.scene_detect import SceneDetect
-from pipeline.status import Status
 from scoring.aesthetic.scorer import Aesthetic
 from scoring.info.scorer import Info
 from scoring.lpips.scorer import Lpips

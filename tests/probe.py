@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from clipsheet.config import option
+from clipsheet.errors import MediaError
 from clipsheet.media import EVERY_FRAME, MediaInfo
-from pipeline.config import option
-from pipeline.errors import MediaError
-from pipeline.scorer import (
+from clipsheet.scorer import (
     Column,
     Feature,
     Featured,
@@ -182,7 +182,7 @@ class Fit(Glow):
 
 def run_glow(tables: list[str], shades: dict[str, Any], more: dict[str, Any]) -> int:
     """run_scorers with Glow, as a program."""
-    from pipeline.cli import guarded
+    from clipsheet.cli import guarded
     from pipeline.run import RunOptions, run_scorers
 
     return guarded(lambda: run_scorers(tables, [Glow(Shades(**shades))], RunOptions(**more)))
@@ -190,7 +190,7 @@ def run_glow(tables: list[str], shades: dict[str, Any], more: dict[str, Any]) ->
 
 def run_words(tables: list[str], log: str, seconds: float, more: dict[str, Any]) -> int:
     """run_scorers with Words, as a program: for pipeline.launch.launch() and for being killed."""
-    from pipeline.cli import guarded
+    from clipsheet.cli import guarded
     from pipeline.run import RunOptions, run_scorers
 
     return guarded(lambda: run_scorers(tables, [Words(log, seconds)], RunOptions(**more)))

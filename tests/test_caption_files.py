@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from clipsheet.errors import CallError
+from clipsheet.outcome import Status
 from pipeline.datasets.convert import ConvertOptions, convert
 from pipeline.datasets.datautil import UtilOptions, Verbs, datautil
-from pipeline.errors import CallError
-from pipeline.status import Status
 from tests import footage
 from tests.conftest import Tool, read_table, write_table
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from clipsheet.errors import CallError, MetaError
 from pipeline.datasets import captions
 from pipeline.datasets.datautil import UtilOptions, Verbs, datautil
-from pipeline.errors import CallError, MetaError
 from scoring.clip import openai_tokenizer
 from tests.conftest import Tool, read_table, write_table
 from tests.tiny import VOCABULARY

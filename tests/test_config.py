@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from pipeline import config
-from pipeline.cli import Parser, guarded
-from pipeline.config import build, option
-from pipeline.errors import ConfigError
-from pipeline.status import Status
+from clipsheet import config
+from clipsheet.cli import Parser, guarded
+from clipsheet.config import build, option
+from clipsheet.errors import ConfigError
+from clipsheet.outcome import Status
 from tests.conftest import Tool, read_table
 
 

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clipsheet.errors import CallError, ClipsheetError, MediaError
+from clipsheet.outcome import Status
 from pipeline import meta
 from pipeline.datasets.convert import ConvertOptions, convert
 from pipeline.datasets.filetypes import look
-from pipeline.errors import CallError, ClipsheetError, MediaError
-from pipeline.status import Status
 from tests import footage, heif
 from tests.conftest import Tool, read_table
 from tests.test_meta import without_privileges

@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 import pytest
 
+from clipsheet.errors import CallError, Incomplete, MediaError, StorageError
 from clipsheet.media import Media
-from pipeline.errors import CallError, Incomplete, MediaError, StorageError
 from pipeline.run import RunOptions
 from pipeline.splitting.clips import failing
 from pipeline.splitting.cut import CLIPS_PER_TASK, FIRST_TASKS, LAST_TASKS, _groups, cut

@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from clipsheet.config import build
+from clipsheet.errors import CallError, ConfigError, MetaError
+from clipsheet.outcome import Status
 from pipeline import meta
-from pipeline.config import build
 from pipeline.datasets.datautil import FILTERS, UtilOptions, Verbs, datautil, suffix_of
-from pipeline.errors import CallError, ConfigError, MetaError
 from pipeline.run import RunOptions
-from pipeline.status import Status
 from tests import footage
 from tests.conftest import Tool, listing, read_table, write_table
 

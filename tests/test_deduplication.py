@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
+from clipsheet.errors import CallError
 from pipeline import run
 from pipeline.datasets.deduplication import (
     BLOCK_ROWS,
@@ -22,7 +23,6 @@ from pipeline.datasets.deduplication import (
     deduplicate,
     find_twins,
 )
-from pipeline.errors import CallError
 from pipeline.run import RunOptions
 from tests import footage
 from tests.conftest import read_table, write_table

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import StorageError
+from clipsheet.errors import StorageError
 from tests.conftest import REPO
 from tools import download_models
 

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from clipsheet.errors import MetaError
 from pipeline import meta
 from pipeline.datasets.expression import Expression
-from pipeline.errors import MetaError
 
 ROWS = {
     "path": ["a.mp4", "b.mkv", "sub/c.MP4", "d `e` f.mp4", "g.gif"],

@@ -16,10 +16,10 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from pipeline.errors import StorageError
+from clipsheet.errors import StorageError
+from clipsheet.scorer import MODELS, Scorer
 from pipeline.launch import launch
 from pipeline.run import RunOptions, run_scorers
-from pipeline.scorer import MODELS, Scorer
 from pipeline.store import MERGE_FILES, Store
 from tests import footage
 from tests.conftest import REPO, listing, read_table, write_table

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
+from clipsheet.errors import ConfigError
 from clipsheet.media import Media, hdr
 from clipsheet.media.frame import LUMA_OF_BT709
-from pipeline.errors import ConfigError
 from pipeline.splitting.cutter import Cutting
 from tests import footage
 from tests.conftest import read_table, write_table

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clipsheet.errors import MediaError
 from clipsheet.media import Media
 from clipsheet.media.images import signature
-from pipeline.errors import MediaError
 from tests import footage, heif
 from tests.conftest import REPO
 

@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 
 from clipsheet.media import Media
+from clipsheet.scorer import Home, file_sha256, provenance
 from pipeline.run import RunOptions, prepare_together, run_scorers
-from pipeline.scorer import Home, file_sha256, provenance
 from scoring.lpips.scorer import BACKBONES, MAX_PAIRS, Lpips
 from tests import footage
 from tests.conftest import listing, read_table, write_table

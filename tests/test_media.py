@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clipsheet.errors import MediaError
 from clipsheet.media import Frame, Media, check_path, fit
-from pipeline.errors import MediaError
 from tests import footage
 
 

@@ -21,8 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from clipsheet.errors import MetaError, StorageError
 from pipeline import meta
-from pipeline.errors import MetaError, StorageError
 from tests.conftest import REPO, read_table
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from captioning.caption_qwen2vl import CaptionQwen2vl
 from captioning.enhance import Enhance
-from pipeline.errors import CODES
-from pipeline.scorer import every_column
+from clipsheet.errors import CODES
+from clipsheet.scorer import every_column
 from pipeline.splitting.audit import Audit
 from pipeline.splitting.scene_detect import SceneDetect
 from scoring.inference import SCORERS

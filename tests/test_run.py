@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from clipsheet.errors import CallError, Incomplete, Stopped, StorageError, TooManyFailed
 from pipeline import launch
-from pipeline.errors import CallError, Incomplete, Stopped, StorageError, TooManyFailed
 from pipeline.run import RunOptions, run_scorers
 from tests import footage
 from tests.conftest import REPO, listing, read_table, write_table
@@ -147,8 +147,8 @@ def _one_clip(folder: Path) -> Path:
 
 
 def test_a_file_that_changes_while_it_is_read_is_a_failure(tmp_path):
+    from clipsheet.errors import MediaError
     from clipsheet.media import Media
-    from pipeline.errors import MediaError
 
     media = Media(str(_one_clip(tmp_path)))
     footage.numbered(tmp_path / "clip.mp4", 6)

@@ -19,9 +19,10 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline import config, launch
-from pipeline.errors import CallError, ConfigError
-from pipeline.status import Status
+from clipsheet import config
+from clipsheet.errors import CallError, ConfigError
+from clipsheet.outcome import Status
+from pipeline import launch
 from script.pipeline_runner import carry_out, funnel
 from script.plan import part, plan
 from tests import footage

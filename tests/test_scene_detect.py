@@ -17,8 +17,8 @@ import pytest
 import scenedetect
 import torch
 
+from clipsheet.errors import MediaError
 from clipsheet.media import Media
-from pipeline.errors import MediaError
 from pipeline.run import OrderedFrames, prepare_together
 from pipeline.splitting import cues as splitting_cues
 from pipeline.splitting import scene_detect

@@ -12,10 +12,10 @@ import av
 import numpy as np
 import pytest
 
+from clipsheet.errors import MediaError
 from clipsheet.media import Media
 from clipsheet.media.container import SOUND_CODECS
 from clipsheet.media.sound import sound_of
-from pipeline.errors import MediaError
 from pipeline.splitting import clips, sound_check
 from pipeline.splitting.clips import AAC_LAYOUTS, AAC_RATES, Coding, EncodedClip
 from pipeline.splitting.cut import Cutting

@@ -26,9 +26,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from pipeline.errors import CallError
+from clipsheet.errors import CallError
+from clipsheet.scorer import Scorer, missing
 from pipeline.keras_weights import nsfw_state
-from pipeline.scorer import Scorer, missing
 from pipeline.weights import absent, known, load_state, openai_clip_state, refused, table
 from tests.conftest import REPO
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import MediaError
+from clipsheet.errors import MediaError
 from pipeline.workers import Pool
 
 Allow = Callable[[float], None]

@@ -25,9 +25,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pipeline.cli import Parser, run_main
-from pipeline.errors import WRONG_CALL, CallError, storing
-from pipeline.scorer import MODELS
+from clipsheet.cli import Parser, run_main
+from clipsheet.errors import WRONG_CALL, CallError, storing
+from clipsheet.scorer import MODELS
 from pipeline.weights import DOWNLOAD, Model, WeightFile, table
 
 TRIES = 5

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 from functools import cache
 
-from pipeline.errors import CallError
+from clipsheet.errors import CallError
 
 
 @cache

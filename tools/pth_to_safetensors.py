@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pipeline.cli import Parser, run_main
-from pipeline.errors import CallError
+from clipsheet.cli import Parser, run_main
+from clipsheet.errors import CallError
 from pipeline.keras_weights import nsfw_state
 from pipeline.meta import replacing
 from pipeline.weights import openai_clip_state

@@ -13,7 +13,7 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from pipeline.errors import MediaError
+from clipsheet.errors import MediaError
 
 #: Demuxers that read one file and nothing else. Playlists and scripts (HLS, DASH, SDP, concat)
 #: are left out: FFmpeg would follow them to other files and to the network.

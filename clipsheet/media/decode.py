@@ -16,6 +16,7 @@ import av
 import numpy as np
 from av.video.stream import VideoStream
 
+from clipsheet.errors import MediaError
 from clipsheet.media import fields, images
 from clipsheet.media.container import demuxed, video_stream
 from clipsheet.media.decoder import Decoder
@@ -27,7 +28,6 @@ from clipsheet.media.opening import open_video
 from clipsheet.media.packets import Packets
 from clipsheet.media.paths import check_path
 from clipsheet.media.sound import Sound, sound_of
-from pipeline.errors import MediaError
 
 #: What decodes. decord only on wish: it returns wrong frames where an edit list hides some, fails on
 #: cut-off files, and its FFmpeg is of 2022. The file is opened and judged by PyAV all the same.

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 import av
 import numpy as np
 
-from pipeline.errors import MediaError
+from clipsheet.errors import MediaError
 
 #: Which of the two fields is shown first; "auto": as each frame is flagged; "": the pictures are progressive.
 FieldOrder = Literal["", "tff", "bff", "auto"]

@@ -15,9 +15,9 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from clipsheet.errors import MediaError
 from clipsheet.media.container import MAX_PIXELS
 from clipsheet.media.packets import MAX_FRAME_SECONDS
-from pipeline.errors import MediaError
 
 HEAD_BYTES: Final = 4096  # a page; of most PNG files it holds all that stands before the pixels
 MAX_CHUNKS: Final = 1000  # of a PNG or WebP that are looked at before it counts as a still picture

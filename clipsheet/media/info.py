@@ -7,9 +7,9 @@ from typing import Final
 
 import numpy as np
 
+from clipsheet.errors import MediaError
 from clipsheet.media import hdr
 from clipsheet.media.fields import FieldOrder
-from pipeline.errors import MediaError
 
 #: What Scorer.times returns to be given every frame that decodes, in order.
 EVERY_FRAME: Final = object()

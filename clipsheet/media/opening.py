@@ -7,6 +7,7 @@ from typing import Final
 import av
 import numpy as np
 
+from clipsheet.errors import MediaError
 from clipsheet.media import bitstream, fields, hdr
 from clipsheet.media.container import demuxed, video_stream, video_streams
 from clipsheet.media.decoder import Decoder
@@ -14,7 +15,6 @@ from clipsheet.media.fields import WOVEN_FLAGS, FieldOrder
 from clipsheet.media.frame import orientation
 from clipsheet.media.info import MediaInfo, frame_rate
 from clipsheet.media.packets import CHECKED_PACKETS, Packets
-from pipeline.errors import MediaError
 
 #: Frames that are decoded at most to come from a key frame to one of a pair that is looked at.
 PAIR_REACH: Final = 32

@@ -18,10 +18,10 @@ from av.format import Flags
 from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
+from clipsheet.errors import MediaError
 from clipsheet.media import bitstream, clock, fields
 from clipsheet.media.clock import NONE
 from clipsheet.media.container import decoded, decoder_of, demuxed
-from pipeline.errors import MediaError
 
 #: No picture is shown that long; a jump of the time stamps would become hours of nothing.
 MAX_FRAME_SECONDS: Final = 3600.0

@@ -7,7 +7,7 @@ import os
 import stat
 from typing import Final
 
-from pipeline.errors import MediaError
+from clipsheet.errors import MediaError
 
 
 def check_path(path: str, root: str | None = None) -> tuple[str, os.stat_result]:

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Final
 
+from clipsheet.errors import MediaError
 from clipsheet.media import check_path
 from pipeline import textfile
-from pipeline.errors import MediaError
 
 MAX_BYTES: Final = 1 << 20  # a file that is larger is no caption: a book has a million characters
 NOTHING_THERE: Final = ("missing", "empty_file", "bad_path")

@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any, Final
 from urllib.parse import unquote
 
-from pipeline.errors import CallError
+from clipsheet.errors import CallError
 
 URL: Final = re.compile(r"\b(?:https?://|www\.)\S+", re.IGNORECASE)
 _SENTENCE: Final = re.compile(r"(?<=[.!?])\s+")

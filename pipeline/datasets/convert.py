@@ -20,19 +20,19 @@ from typing import Any
 import fsspec
 import pandas as pd
 
+from clipsheet.cli import Parser, run_main
+from clipsheet.config import option
+from clipsheet.errors import CallError, MediaError, one_line, storing
 from clipsheet.media.container import beginning, playlist
+from clipsheet.outcome import Status, recording
 from pipeline import meta, textfile
-from pipeline.cli import Parser, run_main
-from pipeline.config import option
 from pipeline.datasets import filetypes
 from pipeline.datasets.filetypes import (
     CHECKED_ENDINGS,
     PLAYLIST_BYTES,
     Look,
 )
-from pipeline.errors import CallError, MediaError, one_line, storing
 from pipeline.run import write_sidecar
-from pipeline.status import Status, recording
 from pipeline.store import working_on
 from pipeline.workers import Pool
 

@@ -21,15 +21,15 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from clipsheet.cli import Parser, run_main
+from clipsheet.config import option
+from clipsheet.errors import CallError, ConfigError, MediaError, MetaError, one_line
+from clipsheet.outcome import Status, recording
 from pipeline import launch, meta
-from pipeline.cli import Parser, run_main
-from pipeline.config import option
 from pipeline.datasets import captions, filetypes
 from pipeline.datasets.caption_files import caption_beside
 from pipeline.datasets.expression import Expression
-from pipeline.errors import CallError, ConfigError, MediaError, MetaError, one_line
 from pipeline.run import RunOptions, compute, join, write_sidecar
-from pipeline.status import Status, recording
 from pipeline.store import Store, working_on
 from scoring.info.scorer import Info
 

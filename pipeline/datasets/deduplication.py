@@ -24,14 +24,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from clipsheet.cli import Parser, run_main
+from clipsheet.config import option
 from clipsheet.media import fit
 from clipsheet.media.borders import BorderFinder
+from clipsheet.outcome import Status, recording
+from clipsheet.scorer import Column, Frames, Home, Row, Scorer
 from pipeline import launch, meta, run
-from pipeline.cli import Parser, run_main
-from pipeline.config import option
 from pipeline.run import RunOptions
-from pipeline.scorer import Column, Frames, Home, Row, Scorer
-from pipeline.status import Status, recording
 from pipeline.store import Store, Verdicts, row_keys, working_on
 
 FRAMES = 3

@@ -18,8 +18,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from clipsheet.errors import MetaError, one_line
 from pipeline import meta
-from pipeline.errors import MetaError, one_line
 
 #: What may be called on a column: `path.str.contains("x")`, `fps.isna()`, `aes.between(4, 6)`.
 METHODS = frozenset("isna notna isin between abs".split())

@@ -7,10 +7,10 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from clipsheet.errors import MediaError
 from clipsheet.media import Media, check_path
 from clipsheet.media.container import FORMATS, beginning, playlist, recognised
 from clipsheet.media.images import signature
-from pipeline.errors import MediaError
 
 VIDEO: Final = "video"
 IMAGE: Final = "image"

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from clipsheet.cli import main_scorer
+from clipsheet.config import option
 from clipsheet.media import MediaInfo
-from pipeline.cli import main_scorer
-from pipeline.config import option
-from pipeline.scorer import Column, Frames, Home, Row, Scorer
+from clipsheet.scorer import Column, Frames, Home, Row, Scorer
 from pipeline.splitting.scene_detect import SceneDetect, Seen, format_scenes
 from pipeline.splitting.transnet import TransNet
 

@@ -27,10 +27,10 @@ from av.container import OutputContainer
 from av.video.frame import PictureType
 from av.video.reformatter import VideoReformatter
 
+from clipsheet.errors import STORAGE_ERRNOS, MediaError
 from clipsheet.media import Frame, Media, bitstream
 from clipsheet.media.fields import FieldOrder
 from clipsheet.media.sound import Sound
-from pipeline.errors import STORAGE_ERRNOS, MediaError
 from pipeline.splitting.sound_check import Levels
 
 #: One thread: the workers use the cores, and x264's output depends on its threads.

@@ -34,9 +34,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline import meta
-from pipeline.cli import Parser, run_main
-from pipeline.errors import (
+from clipsheet.cli import Parser, run_main
+from clipsheet.errors import (
     STORAGE_ERRNOS,
     CallError,
     Incomplete,
@@ -44,14 +43,15 @@ from pipeline.errors import (
     StorageError,
     storing,
 )
-from pipeline.log import Progress
+from clipsheet.log import Progress
+from clipsheet.outcome import Status, recording
+from clipsheet.scorer import every_column
+from pipeline import meta
 from pipeline.run import GIB, RunOptions, write_sidecar
-from pipeline.scorer import every_column
 from pipeline.splitting import clips
 from pipeline.splitting.audit import Audit
 from pipeline.splitting.cutter import Clip, CutJob, Cutting, Dropped, Made, name_hash
 from pipeline.splitting.scene_detect import SceneDetect, format_scenes
-from pipeline.status import Status, recording
 from pipeline.store import FOLDER, Cells, Store, row_keys, working_on
 from pipeline.watchdog import Watchdog
 from pipeline.workers import Pool

@@ -17,10 +17,10 @@ from pathlib import Path
 import av
 import numpy as np
 
+from clipsheet.config import option
+from clipsheet.errors import ConfigError, MediaError
 from clipsheet.media import DEINTERLACE, VERSION, Media, MediaInfo, fit
 from clipsheet.media.borders import BorderFinder
-from pipeline.config import option
-from pipeline.errors import ConfigError, MediaError
 from pipeline.splitting import clips
 from pipeline.splitting.clips import CODERS, EIGHT_BITS, TEN_BITS, Coding, EncodedClip, Filter, NotCopyable
 from pipeline.splitting.sound_check import Levels, difference

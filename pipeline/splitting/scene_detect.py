@@ -23,10 +23,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from clipsheet.cli import main_scorer
+from clipsheet.config import option
 from clipsheet.media import EVERY_FRAME, MediaInfo
-from pipeline.cli import main_scorer
-from pipeline.config import option
-from pipeline.scorer import Column, Frame, Frames, Home, Row, Scorer
+from clipsheet.scorer import Column, Frame, Frames, Home, Row, Scorer
 from pipeline.splitting import cues, transnet
 from pipeline.splitting.cues import Cues, Transition
 

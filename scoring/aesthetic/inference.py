@@ -1,6 +1,6 @@
 """python -m scoring.aesthetic.inference META [flags]"""
 
-from pipeline.cli import main_scorer
+from clipsheet.cli import main_scorer
 from scoring.aesthetic.scorer import Aesthetic
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from pipeline.config import option
-from pipeline.scorer import Column, Feature, Featured, Home, Scorer
+from clipsheet.config import option
+from clipsheet.scorer import Column, Feature, Featured, Home, Scorer
 from pipeline.weights import load_state, refused
 from scoring.clip import (
     ClipImages,

@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from clipsheet.cli import describe, run_main, scorer_parser
+from clipsheet.outcome import Status
 from pipeline import launch, meta
-from pipeline.cli import describe, run_main, scorer_parser
 from pipeline.run import RunOptions, run_scorers
-from pipeline.status import Status
 from pipeline.store import Store, row_keys
 from scoring.clip import unit
 from scoring.embedding.scorer import Embedding

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pipeline.scorer import Column, Feature, Featured, Scorer
+from clipsheet.scorer import Column, Feature, Featured, Scorer
 from scoring.clip import ClipImages, clip_option, dtype_option, frames_option
 
 

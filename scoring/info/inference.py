@@ -1,6 +1,6 @@
 """python -m scoring.info.inference META [flags]"""
 
-from pipeline.cli import main_scorer
+from clipsheet.cli import main_scorer
 from scoring.info.scorer import Info
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from clipsheet.media import EVERY_FRAME, MediaInfo
-from pipeline.scorer import Column, Frames, Row, Scorer
+from clipsheet.scorer import Column, Frames, Row, Scorer
 
 
 @dataclass(frozen=True)

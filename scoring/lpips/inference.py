@@ -1,6 +1,6 @@
 """python -m scoring.lpips.inference META [flags]"""
 
-from pipeline.cli import main_scorer
+from clipsheet.cli import main_scorer
 from scoring.lpips.scorer import Lpips
 
 if __name__ == "__main__":

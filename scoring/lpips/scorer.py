@@ -23,9 +23,9 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from clipsheet.config import option
 from clipsheet.media import MediaInfo
-from pipeline.config import option
-from pipeline.scorer import Column, Frames, Home, Row, Scorer
+from clipsheet.scorer import Column, Frames, Home, Row, Scorer
 
 #: The backbones and torchvision's files of their weights.
 BACKBONES = {

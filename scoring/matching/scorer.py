@@ -16,10 +16,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from clipsheet.config import option
+from clipsheet.errors import CallError, MediaError
+from clipsheet.scorer import Column, Feature, Featured, Frames, Home, Row, Scorer
 from pipeline import meta
-from pipeline.config import option
-from pipeline.errors import CallError, MediaError
-from pipeline.scorer import Column, Feature, Featured, Frames, Home, Row, Scorer
 from scoring.clip import (
     ClipImages,
     ClipTexts,

@@ -1,6 +1,6 @@
 """python -m scoring.motion.inference META [flags]"""
 
-from pipeline.cli import main_scorer
+from clipsheet.cli import main_scorer
 from scoring.motion.scorer import Motion
 
 if __name__ == "__main__":

@@ -19,9 +19,9 @@ from typing import Any, ClassVar
 import cv2
 import numpy as np
 
+from clipsheet.config import option
 from clipsheet.media import EVERY_FRAME, MediaInfo, fit
-from pipeline.config import option
-from pipeline.scorer import Column, Frames, Row, Scorer
+from clipsheet.scorer import Column, Frames, Row, Scorer
 
 #: The 5-tap blur of VMAF's motion feature, in 1/65536 (libvmaf, integer_motion.h).
 VMAF_BLUR = np.array([3571, 16004, 26386, 16004, 3571], np.float32) / 65536

@@ -1,6 +1,6 @@
 """python -m scoring.nsfw.inference META [flags]"""
 
-from pipeline.cli import main_scorer
+from clipsheet.cli import main_scorer
 from scoring.nsfw.scorer import Nsfw
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from pipeline.config import option
+from clipsheet.config import option
+from clipsheet.scorer import Column, Feature, Featured, Home, Scorer
 from pipeline.keras_weights import nsfw_state
-from pipeline.scorer import Column, Feature, Featured, Home, Scorer
 from scoring.clip import (
     ClipImages,
     check_head,

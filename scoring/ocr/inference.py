@@ -1,6 +1,6 @@
 """python -m scoring.ocr.inference META [flags]"""
 
-from pipeline.cli import main_scorer
+from clipsheet.cli import main_scorer
 from scoring.ocr.scorer import Ocr
 
 if __name__ == "__main__":

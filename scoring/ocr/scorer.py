@@ -16,9 +16,9 @@ from typing import Any, ClassVar, NamedTuple
 import cv2
 import numpy as np
 
+from clipsheet.config import option
 from clipsheet.media import MediaInfo, fit
-from pipeline.config import option
-from pipeline.scorer import Column, Frames, Home, Row, Scorer, frame_positions
+from clipsheet.scorer import Column, Frames, Home, Row, Scorer, frame_positions
 
 MAX_SIDE = 1920  # of the picture that is read; larger ones are shrunk, boxes are scaled back
 LARGEST_CHARACTER = 0.05  # share of the picture that one character alone may cover

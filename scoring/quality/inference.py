@@ -1,6 +1,6 @@
 """python -m scoring.quality.inference META [flags]"""
 
-from pipeline.cli import main_scorer
+from clipsheet.cli import main_scorer
 from scoring.quality.scorer import Quality
 
 if __name__ == "__main__":

@@ -21,11 +21,11 @@ from typing import Any, ClassVar
 import cv2
 import numpy as np
 
+from clipsheet.config import option
+from clipsheet.errors import MediaError
 from clipsheet.media import MediaInfo, fit
 from clipsheet.media.borders import BorderFinder, Borders
-from pipeline.config import option
-from pipeline.errors import MediaError
-from pipeline.scorer import Column, Frame, Frames, Row, Scorer
+from clipsheet.scorer import Column, Frame, Frames, Row, Scorer
 
 SHARPNESS_SHORT_SIDE = 720
 SATURATION_SHORT_SIDE = 144

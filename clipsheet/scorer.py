@@ -20,8 +20,8 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 
+from clipsheet.errors import CallError
 from clipsheet.media import EVERY_FRAME, Frame, MediaInfo
-from pipeline.errors import CallError
 from pipeline.weights import absent, known, unlike
 
 MODELS = Path("pretrained_models")

@@ -13,7 +13,8 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline import errors, meta
+from clipsheet import errors
+from pipeline import meta
 
 STATES = {errors.OK: "done", errors.INCOMPLETE: "incomplete"}
 

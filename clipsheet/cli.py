@@ -13,12 +13,13 @@ from collections.abc import Callable, Container, Sequence
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
-from pipeline import launch, log
-from pipeline.config import build, optional_type
-from pipeline.errors import INCOMPLETE, OK, WRONG_CALL, ClipsheetError, Stopped, one_line
+from clipsheet import log
+from clipsheet.config import build, optional_type
+from clipsheet.errors import INCOMPLETE, OK, WRONG_CALL, ClipsheetError, Stopped, one_line
+from clipsheet.outcome import Status
+from clipsheet.scorer import Scorer
+from pipeline import launch
 from pipeline.run import RunOptions, run_scorers
-from pipeline.scorer import Scorer
-from pipeline.status import Status
 
 T = TypeVar("T")
 

@@ -21,7 +21,7 @@ import pydantic
 import yaml
 from pydantic.fields import FieldInfo
 
-from pipeline.errors import ConfigError, one_line
+from clipsheet.errors import ConfigError, one_line
 
 T = TypeVar("T")
 MAX_ALIASES = 100
