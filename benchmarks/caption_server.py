@@ -27,7 +27,7 @@ from benchmarks._measure import machine
 from captioning.caption_api import CaptionApi
 from captioning.captioner import Answer, Ask, judged
 from clipsheet.media import Media
-from pipeline.meta import read
+from clipsheet.tables.meta import read
 from pipeline.run import RunOptions, prepare_together, run_scorers
 from tests import tiny_captioners
 

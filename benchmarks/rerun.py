@@ -22,7 +22,7 @@ from benchmarks import _tables
 from benchmarks._measure import MIB, flags, growth, machine, race, verdict
 from benchmarks._scorers import FileBytes, TextLength
 from clipsheet.scorer import Scorer
-from pipeline import meta
+from clipsheet.tables import meta
 from pipeline.run import RunOptions, run_scorers
 from pipeline.store import COMPACT_FILES, Store, row_keys
 

@@ -26,7 +26,8 @@ from clipsheet.errors import ConfigError, MediaError
 from clipsheet.media import MediaInfo
 from clipsheet.outcome import Status
 from clipsheet.scorer import Column, Frame, Frames, Row, Scorer
-from pipeline import launch, meta
+from clipsheet.tables import meta
+from pipeline import launch
 from pipeline.run import RunOptions, run_scorers, write_sidecar
 
 log = logging.getLogger(__name__)

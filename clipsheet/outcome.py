@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipsheet import errors
-from pipeline import meta
+from clipsheet.tables import meta
 
 STATES = {errors.OK: "done", errors.INCOMPLETE: "incomplete"}
 

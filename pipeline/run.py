@@ -49,7 +49,8 @@ from clipsheet.scorer import (
     all_columns,
     missing,
 )
-from pipeline import launch, meta
+from clipsheet.tables import meta
+from pipeline import launch
 from pipeline.flight import Flight
 from pipeline.store import (
     Cells,

@@ -43,7 +43,7 @@ import pyarrow.parquet as pq
 from clipsheet.errors import MAX_TRIES, TRANSIENT, Incomplete, MediaError, StorageError, storing
 from clipsheet.media import READERS, VERSION
 from clipsheet.scorer import MODELS, Feature, Scorer, provenance
-from pipeline import meta
+from clipsheet.tables import meta
 from pipeline.launch import Rank
 
 log = logging.getLogger(__name__)

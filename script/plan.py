@@ -13,7 +13,7 @@ from clipsheet import config
 from clipsheet.config import check_keys, option
 from clipsheet.errors import ConfigError
 from clipsheet.scorer import missing
-from pipeline import meta
+from clipsheet.tables import meta
 from pipeline.datasets.datautil import NSFW_LIMIT
 from pipeline.run import RunOptions
 from pipeline.splitting.cutter import Cutting

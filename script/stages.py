@@ -18,7 +18,7 @@ from clipsheet.config import build, check_keys, option
 from clipsheet.errors import ConfigError
 from clipsheet.outcome import Status
 from clipsheet.scorer import Scorer
-from pipeline import meta
+from clipsheet.tables import meta
 from pipeline.datasets.convert import ConvertOptions, convert
 from pipeline.datasets.datautil import CAPTION_VERBS, FILTERS, UtilOptions, Verbs, datautil, suffix_of
 from pipeline.datasets.deduplication import Deduplication, Hashes, deduplicate

@@ -16,7 +16,7 @@ from PIL import Image
 
 from clipsheet.errors import CallError, ClipsheetError, MediaError
 from clipsheet.outcome import Status
-from pipeline import meta
+from clipsheet.tables import meta
 from pipeline.datasets.convert import ConvertOptions, convert
 from pipeline.datasets.filetypes import look
 from tests import footage, heif

@@ -16,7 +16,7 @@ from PIL import Image
 from clipsheet.config import build
 from clipsheet.errors import CallError, ConfigError, MetaError
 from clipsheet.outcome import Status
-from pipeline import meta
+from clipsheet.tables import meta
 from pipeline.datasets.datautil import FILTERS, UtilOptions, Verbs, datautil, suffix_of
 from pipeline.run import RunOptions
 from tests import footage

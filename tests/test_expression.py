@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from clipsheet.errors import MetaError
-from pipeline import meta
+from clipsheet.tables import meta
 from pipeline.datasets.expression import Expression
 
 ROWS = {

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipsheet.errors import MetaError, StorageError
-from pipeline import meta
+from clipsheet.tables import meta
 from tests.conftest import REPO, read_table
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from clipsheet.cli import Parser, run_main
 from clipsheet.errors import CallError
+from clipsheet.tables.meta import replacing
 from pipeline.keras_weights import nsfw_state
-from pipeline.meta import replacing
 from pipeline.weights import openai_clip_state
 
 

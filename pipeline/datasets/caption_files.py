@@ -8,7 +8,7 @@ from typing import Final
 
 from clipsheet.errors import MediaError
 from clipsheet.media import check_path
-from pipeline import textfile
+from clipsheet.tables import textfile
 
 MAX_BYTES: Final = 1 << 20  # a file that is larger is no caption: a book has a million characters
 NOTHING_THERE: Final = ("missing", "empty_file", "bad_path")

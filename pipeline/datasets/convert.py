@@ -25,7 +25,7 @@ from clipsheet.config import option
 from clipsheet.errors import CallError, MediaError, one_line, storing
 from clipsheet.media.container import beginning, playlist
 from clipsheet.outcome import Status, recording
-from pipeline import meta, textfile
+from clipsheet.tables import meta, textfile
 from pipeline.datasets import filetypes
 from pipeline.datasets.filetypes import (
     CHECKED_ENDINGS,

@@ -25,7 +25,8 @@ from clipsheet.cli import Parser, run_main
 from clipsheet.config import option
 from clipsheet.errors import CallError, ConfigError, MediaError, MetaError, one_line
 from clipsheet.outcome import Status, recording
-from pipeline import launch, meta
+from clipsheet.tables import meta
+from pipeline import launch
 from pipeline.datasets import captions, filetypes
 from pipeline.datasets.caption_files import caption_beside
 from pipeline.datasets.expression import Expression

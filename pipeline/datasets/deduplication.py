@@ -30,7 +30,8 @@ from clipsheet.media import fit
 from clipsheet.media.borders import BorderFinder
 from clipsheet.outcome import Status, recording
 from clipsheet.scorer import Column, Frames, Home, Row, Scorer
-from pipeline import launch, meta, run
+from clipsheet.tables import meta
+from pipeline import launch, run
 from pipeline.run import RunOptions
 from pipeline.store import Store, Verdicts, row_keys, working_on
 

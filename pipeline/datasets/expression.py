@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipsheet.errors import MetaError, one_line
-from pipeline import meta
+from clipsheet.tables import meta
 
 #: What may be called on a column: `path.str.contains("x")`, `fps.isna()`, `aes.between(4, 6)`.
 METHODS = frozenset("isna notna isin between abs".split())

@@ -46,7 +46,7 @@ from clipsheet.errors import (
 from clipsheet.log import Progress
 from clipsheet.outcome import Status, recording
 from clipsheet.scorer import every_column
-from pipeline import meta
+from clipsheet.tables import meta
 from pipeline.run import GIB, RunOptions, write_sidecar
 from pipeline.splitting import clips
 from pipeline.splitting.audit import Audit

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 
 from clipsheet.cli import describe, run_main, scorer_parser
 from clipsheet.outcome import Status
-from pipeline import launch, meta
+from clipsheet.tables import meta
+from pipeline import launch
 from pipeline.run import RunOptions, run_scorers
 from pipeline.store import Store, row_keys
 from scoring.clip import unit

@@ -19,7 +19,7 @@ import numpy as np
 from clipsheet.config import option
 from clipsheet.errors import CallError, MediaError
 from clipsheet.scorer import Column, Feature, Featured, Frames, Home, Row, Scorer
-from pipeline import meta
+from clipsheet.tables import meta
 from scoring.clip import (
     ClipImages,
     ClipTexts,
