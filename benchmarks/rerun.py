@@ -22,9 +22,9 @@ from benchmarks import _tables
 from benchmarks._measure import MIB, flags, growth, machine, race, verdict
 from benchmarks._scorers import FileBytes, TextLength
 from clipsheet.scorer import Scorer
+from clipsheet.store.store import COMPACT_FILES, Store, row_keys
 from clipsheet.tables import meta
 from pipeline.run import RunOptions, run_scorers
-from pipeline.store import COMPACT_FILES, Store, row_keys
 
 COLUMNS = 10
 SCORERS = (TextLength(), FileBytes())

@@ -49,10 +49,7 @@ from clipsheet.scorer import (
     all_columns,
     missing,
 )
-from clipsheet.tables import meta
-from pipeline import launch
-from pipeline.flight import Flight
-from pipeline.store import (
+from clipsheet.store.store import (
     Cells,
     Journal,
     Presence,
@@ -63,6 +60,9 @@ from pipeline.store import (
     row_keys,
     working_on,
 )
+from clipsheet.tables import meta
+from pipeline import launch
+from pipeline.flight import Flight
 from pipeline.watchdog import Watchdog
 from pipeline.workers import Pool, out_of_memory, unexpected
 

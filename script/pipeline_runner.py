@@ -27,9 +27,9 @@ from clipsheet.cli import Parser, guarded, run_main
 from clipsheet.errors import CallError, ClipsheetError, Stopped
 from clipsheet.outcome import Status, recording
 from clipsheet.scorer import Scorer, provenance
+from clipsheet.store.store import FOLDER, Store, working_on
 from clipsheet.tables import meta
 from pipeline import launch, run
-from pipeline.store import FOLDER, Store, working_on
 from script.plan import Plan, part, plan
 from script.stages import Stage, groups
 

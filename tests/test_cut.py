@@ -19,11 +19,11 @@ import pytest
 
 from clipsheet.errors import CallError, Incomplete, MediaError, StorageError
 from clipsheet.media import Media
+from clipsheet.store.store import working_on
 from pipeline.run import RunOptions
 from pipeline.splitting.clips import failing
 from pipeline.splitting.cut import CLIPS_PER_TASK, FIRST_TASKS, LAST_TASKS, _groups, cut
 from pipeline.splitting.cutter import Clip, Cutting
-from pipeline.store import working_on
 from tests import footage
 from tests.conftest import Tool, read_table, write_table
 

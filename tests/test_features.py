@@ -18,9 +18,9 @@ from PIL import Image
 
 from clipsheet.errors import StorageError
 from clipsheet.scorer import MODELS, Scorer
+from clipsheet.store.store import MERGE_FILES, Store
 from pipeline.launch import launch
 from pipeline.run import RunOptions, run_scorers
-from pipeline.store import MERGE_FILES, Store
 from tests import footage
 from tests.conftest import REPO, listing, read_table, write_table
 from tests.probe import Fit, Glow, Shades, run_glow

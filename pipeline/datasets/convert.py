@@ -25,6 +25,7 @@ from clipsheet.config import option
 from clipsheet.errors import CallError, MediaError, one_line, storing
 from clipsheet.media.container import beginning, playlist
 from clipsheet.outcome import Status, recording
+from clipsheet.store.store import working_on
 from clipsheet.tables import meta, textfile
 from pipeline.datasets import filetypes
 from pipeline.datasets.filetypes import (
@@ -33,7 +34,6 @@ from pipeline.datasets.filetypes import (
     Look,
 )
 from pipeline.run import write_sidecar
-from pipeline.store import working_on
 from pipeline.workers import Pool
 
 log = logging.getLogger(__name__)

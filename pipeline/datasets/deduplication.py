@@ -30,10 +30,10 @@ from clipsheet.media import fit
 from clipsheet.media.borders import BorderFinder
 from clipsheet.outcome import Status, recording
 from clipsheet.scorer import Column, Frames, Home, Row, Scorer
+from clipsheet.store.store import Store, Verdicts, row_keys, working_on
 from clipsheet.tables import meta
 from pipeline import launch, run
 from pipeline.run import RunOptions
-from pipeline.store import Store, Verdicts, row_keys, working_on
 
 FRAMES = 3
 HASHED_LONG_SIDE = 512

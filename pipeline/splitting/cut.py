@@ -46,13 +46,13 @@ from clipsheet.errors import (
 from clipsheet.log import Progress
 from clipsheet.outcome import Status, recording
 from clipsheet.scorer import every_column
+from clipsheet.store.store import FOLDER, Cells, Store, row_keys, working_on
 from clipsheet.tables import meta
 from pipeline.run import GIB, RunOptions, write_sidecar
 from pipeline.splitting import clips
 from pipeline.splitting.audit import Audit
 from pipeline.splitting.cutter import Clip, CutJob, Cutting, Dropped, Made, name_hash
 from pipeline.splitting.scene_detect import SceneDetect, format_scenes
-from pipeline.store import FOLDER, Cells, Store, row_keys, working_on
 from pipeline.watchdog import Watchdog
 from pipeline.workers import Pool
 from scoring.inference import SCORERS

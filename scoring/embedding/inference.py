@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 
 from clipsheet.cli import describe, run_main, scorer_parser
 from clipsheet.outcome import Status
+from clipsheet.store.store import Store, row_keys
 from clipsheet.tables import meta
 from pipeline import launch
 from pipeline.run import RunOptions, run_scorers
-from pipeline.store import Store, row_keys
 from scoring.clip import unit
 from scoring.embedding.scorer import Embedding
 
