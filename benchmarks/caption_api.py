@@ -18,8 +18,8 @@ from pathlib import Path
 from benchmarks import _clips
 from benchmarks._measure import flags, machine, race, verdict
 from captioning.caption_api import CaptionApi
-from pipeline.run import RunOptions, SampleJob, Task, run_scorers
-from pipeline.workers import Pool
+from clipsheet.engine.pool import Pool
+from clipsheet.engine.run import RunOptions, SampleJob, Task, run_scorers
 from tests.chat_server import MODEL, ChatServer
 
 CAPTION = (

@@ -18,9 +18,9 @@ from benchmarks import _clips
 from benchmarks._measure import flags, machine, race, verdict
 from captioning.caption_qwen2vl import CaptionQwen2vl
 from captioning.local import Loaded
+from clipsheet.engine.run import RunOptions, prepare_together, run_scorers
 from clipsheet.media import Media
 from clipsheet.scorer import Home
-from pipeline.run import RunOptions, prepare_together, run_scorers
 from tests import tiny_captioners
 
 #: Of the config.json of Qwen/Qwen2-VL-2B-Instruct and 7B.

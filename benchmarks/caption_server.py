@@ -26,9 +26,9 @@ from benchmarks import _clips
 from benchmarks._measure import machine
 from captioning.caption_api import CaptionApi
 from captioning.captioner import Answer, Ask, judged
+from clipsheet.engine.run import RunOptions, prepare_together, run_scorers
 from clipsheet.media import Media
 from clipsheet.tables.meta import read
-from pipeline.run import RunOptions, prepare_together, run_scorers
 from tests import tiny_captioners
 
 TOKENS = 12

@@ -21,9 +21,9 @@ import numpy as np
 from benchmarks import _clips
 from benchmarks._measure import flags, machine, race
 from benchmarks.clip_once import CLIP, make_models
+from clipsheet.engine.pool import Pool
+from clipsheet.engine.run import RunOptions, SampleJob, Task, run_scorers
 from clipsheet.scorer import Home, frame_positions
-from pipeline.run import RunOptions, SampleJob, Task, run_scorers
-from pipeline.workers import Pool
 from scoring.aesthetic.scorer import Aesthetic
 from scoring.clip import ClipImages
 from scoring.matching.scorer import Matching

@@ -17,9 +17,9 @@ import pandas as pd
 
 from benchmarks import _clips
 from benchmarks._measure import flags, machine, race, verdict
+from clipsheet.engine.run import RunOptions, run_scorers
 from clipsheet.scorer import Scorer
 from clipsheet.tables import meta
-from pipeline.run import RunOptions, run_scorers
 from scoring.aesthetic.scorer import Aesthetic
 from scoring.clip import OPENAI_VOCABULARY, openai_tokenizer
 from scoring.matching.scorer import Matching, OptionMatching

@@ -15,8 +15,8 @@ from pathlib import Path
 from benchmarks import _clips
 from benchmarks._measure import flags, machine, race, verdict
 from benchmarks._scorers import EverySecond, Middle, Three
+from clipsheet.engine.run import RunOptions, run_scorers
 from clipsheet.scorer import Scorer
-from pipeline.run import RunOptions, run_scorers
 from scoring.quality.scorer import Quality
 
 SCORERS = (Three(), EverySecond(), Middle(), Quality())

@@ -1,7 +1,7 @@
 """Two processes against one over the same clips: python -m benchmarks.processes
 
 The scorer `quality`, one decoding worker per process, every process started afresh by
-`pipeline.launch`. The same over a single clip says how much of it the start is; the rate is that of
+`clipsheet.engine.launch`. The same over a single clip says how much of it the start is; the rate is that of
 the rest. Two bare processes with nothing around the scorer tell the most that the machine gives.
 The tables that come out are the same, byte for byte. Target: at least 1.7 times the rate.
 """
@@ -20,9 +20,9 @@ import cv2
 
 from benchmarks import _clips
 from benchmarks._measure import flags, machine, race, verdict
+from clipsheet.engine.launch import launch
+from clipsheet.engine.run import RunOptions, prepare_together, run_scorers
 from clipsheet.media import Media
-from pipeline.launch import launch
-from pipeline.run import RunOptions, prepare_together, run_scorers
 from scoring.quality.scorer import Quality
 
 

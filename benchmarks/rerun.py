@@ -21,10 +21,10 @@ from PIL import Image
 from benchmarks import _tables
 from benchmarks._measure import MIB, flags, growth, machine, race, verdict
 from benchmarks._scorers import FileBytes, TextLength
+from clipsheet.engine.run import RunOptions, run_scorers
 from clipsheet.scorer import Scorer
 from clipsheet.store.store import COMPACT_FILES, Store, row_keys
 from clipsheet.tables import meta
-from pipeline.run import RunOptions, run_scorers
 
 COLUMNS = 10
 SCORERS = (TextLength(), FileBytes())

@@ -25,9 +25,9 @@ import numpy as np
 import torch
 
 from benchmarks._measure import machine, verdict
+from clipsheet.engine.run import prepare_together
 from clipsheet.media import Media
 from clipsheet.scorer import Home
-from pipeline.run import prepare_together
 from pipeline.splitting.cues import HEIGHT, WIDTH, Transition
 from pipeline.splitting.scene_detect import DETECTORS, SceneDetect
 from pipeline.splitting.transnet import transitions

@@ -22,13 +22,13 @@ import pandas as pd
 from captioning import prompts
 from clipsheet.cli import describe, run_main, scorer_parser
 from clipsheet.config import option
+from clipsheet.engine import launch
+from clipsheet.engine.run import RunOptions, run_scorers, write_sidecar
 from clipsheet.errors import ConfigError, MediaError
 from clipsheet.media import MediaInfo
 from clipsheet.outcome import Status
 from clipsheet.scorer import Column, Frame, Frames, Row, Scorer
 from clipsheet.tables import meta
-from pipeline import launch
-from pipeline.run import RunOptions, run_scorers, write_sidecar
 
 log = logging.getLogger(__name__)
 

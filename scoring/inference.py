@@ -10,9 +10,9 @@ from typing import Any
 
 from clipsheet.cli import Parser, run_main
 from clipsheet.config import build
+from clipsheet.engine.run import RunOptions, run_scorers
 from clipsheet.errors import CallError
 from clipsheet.scorer import Scorer
-from pipeline.run import RunOptions, run_scorers
 from scoring.aesthetic.scorer import Aesthetic
 from scoring.embedding.scorer import Embedding
 from scoring.info.scorer import Info

@@ -24,12 +24,12 @@ import numpy as np
 
 from clipsheet import config, errors
 from clipsheet.cli import Parser, guarded, run_main
+from clipsheet.engine import launch, run
 from clipsheet.errors import CallError, ClipsheetError, Stopped
 from clipsheet.outcome import Status, recording
 from clipsheet.scorer import Scorer, provenance
 from clipsheet.store.store import FOLDER, Store, working_on
 from clipsheet.tables import meta
-from pipeline import launch, run
 from script.plan import Plan, part, plan
 from script.stages import Stage, groups
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from clipsheet import config
 from clipsheet.config import check_keys, option
+from clipsheet.engine.run import RunOptions
 from clipsheet.errors import ConfigError
 from clipsheet.scorer import missing
 from clipsheet.tables import meta
 from pipeline.datasets.datautil import NSFW_LIMIT
-from pipeline.run import RunOptions
 from pipeline.splitting.cutter import Cutting
 from script.stages import CAPTIONERS, STEPS, Paths, Stage
 

@@ -15,6 +15,7 @@ from captioning.caption_qwen2vl import CaptionQwen2vl
 from captioning.captioner import Captioner, caption
 from captioning.enhance import Enhance
 from clipsheet.config import build, check_keys, option
+from clipsheet.engine.run import RunOptions, run_scorers
 from clipsheet.errors import ConfigError
 from clipsheet.outcome import Status
 from clipsheet.scorer import Scorer
@@ -23,7 +24,6 @@ from pipeline.datasets.convert import ConvertOptions, convert
 from pipeline.datasets.datautil import CAPTION_VERBS, FILTERS, UtilOptions, Verbs, datautil, suffix_of
 from pipeline.datasets.deduplication import Deduplication, Hashes, deduplicate
 from pipeline.datasets.expression import Expression
-from pipeline.run import RunOptions, run_scorers
 from pipeline.splitting.audit import Audit
 from pipeline.splitting.cut import AUDITED, cut, recut
 from pipeline.splitting.cutter import Cutting

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from clipsheet.engine.run import RunOptions, prepare_together, run_scorers
 from clipsheet.media import Media
 from pipeline.datasets.datautil import UtilOptions, Verbs, datautil
-from pipeline.run import RunOptions, prepare_together, run_scorers
 from pipeline.splitting.audit import Audit
 from pipeline.splitting.cut import cut, recut
 from pipeline.splitting.cutter import Cutting

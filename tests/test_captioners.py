@@ -23,10 +23,10 @@ from captioning.captioner import Answer, Ask, Asks, judged, windows
 from captioning.enhance import Enhance
 from captioning.local import of_like_length
 from captioning.pooling import Pooling
+from clipsheet.engine.run import RunOptions, prepare_together, run_scorers
 from clipsheet.errors import CallError, MediaError
 from clipsheet.media import Media
 from clipsheet.scorer import Home, provenance
-from pipeline.run import RunOptions, prepare_together, run_scorers
 from tests import footage, tiny_captioners
 from tests.conftest import read_table, write_table
 

@@ -16,10 +16,10 @@ import pytest
 import torch
 from PIL import Image
 
+from clipsheet.engine.run import RunOptions, run_scorers
 from clipsheet.errors import CallError
 from clipsheet.media import Media
 from clipsheet.scorer import Home, Scorer, provenance
-from pipeline.run import RunOptions, run_scorers
 from scoring.aesthetic.scorer import Aesthetic, aesthetics, linear_layers
 from scoring.clip import ClipImages, ClipTexts, Preparation
 from scoring.embedding.scorer import Embedding

@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 
 from clipsheet.config import build
+from clipsheet.engine.run import RunOptions
 from clipsheet.errors import CallError, ConfigError, MetaError
 from clipsheet.outcome import Status
 from clipsheet.tables import meta
 from pipeline.datasets.datautil import FILTERS, UtilOptions, Verbs, datautil, suffix_of
-from pipeline.run import RunOptions
 from tests import footage
 from tests.conftest import Tool, listing, read_table, write_table
 

@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 import pytest
 
+from clipsheet.engine import run
+from clipsheet.engine.run import RunOptions
 from clipsheet.errors import CallError
-from pipeline import run
 from pipeline.datasets.deduplication import (
     BLOCK_ROWS,
     Deduplication,
@@ -23,7 +24,6 @@ from pipeline.datasets.deduplication import (
     deduplicate,
     find_twins,
 )
-from pipeline.run import RunOptions
 from tests import footage
 from tests.conftest import read_table, write_table
 

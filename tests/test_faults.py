@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.run import RunOptions, run_scorers
+from clipsheet.engine.run import RunOptions, run_scorers
 from scoring.info.scorer import Info
 from scoring.motion.scorer import Motion
 from scoring.ocr.scorer import Ocr

@@ -16,11 +16,11 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from clipsheet.engine.launch import launch
+from clipsheet.engine.run import RunOptions, run_scorers
 from clipsheet.errors import StorageError
 from clipsheet.scorer import MODELS, Scorer
 from clipsheet.store.store import MERGE_FILES, Store
-from pipeline.launch import launch
-from pipeline.run import RunOptions, run_scorers
 from tests import footage
 from tests.conftest import REPO, listing, read_table, write_table
 from tests.probe import Fit, Glow, Shades, run_glow

@@ -18,9 +18,9 @@ import pytest
 import torch
 from PIL import Image
 
+from clipsheet.engine.run import RunOptions, prepare_together, run_scorers
 from clipsheet.media import Media
 from clipsheet.scorer import Home, file_sha256, provenance
-from pipeline.run import RunOptions, prepare_together, run_scorers
 from scoring.lpips.scorer import BACKBONES, MAX_PAIRS, Lpips
 from tests import footage
 from tests.conftest import listing, read_table, write_table

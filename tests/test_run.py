@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from clipsheet.engine import launch
+from clipsheet.engine.run import RunOptions, run_scorers
 from clipsheet.errors import CallError, Incomplete, Stopped, StorageError, TooManyFailed
-from pipeline import launch
-from pipeline.run import RunOptions, run_scorers
 from tests import footage
 from tests.conftest import REPO, listing, read_table, write_table
 from tests.probe import Brightness, Patient, Words, run_words
@@ -446,7 +446,7 @@ def test_a_disk_that_fills_up_ends_with_5_leaves_the_old_table_and_the_rest_is_d
 def test_a_long_run_that_makes_progress_is_not_ended():
     program = (
         "import time\n"
-        "from pipeline.watchdog import Watchdog\n"
+        "from clipsheet.engine.watchdog import Watchdog\n"
         "with Watchdog(1.0) as watchdog:\n"
         "    for _ in range(60):\n"
         "        time.sleep(0.05); watchdog.alive()\n"

@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 
 from clipsheet import config
+from clipsheet.engine import launch
 from clipsheet.errors import CallError, ConfigError
 from clipsheet.outcome import Status
-from pipeline import launch
 from script.pipeline_runner import carry_out, funnel
 from script.plan import part, plan
 from tests import footage

@@ -17,9 +17,9 @@ import pytest
 import scenedetect
 import torch
 
+from clipsheet.engine.run import OrderedFrames, prepare_together
 from clipsheet.errors import MediaError
 from clipsheet.media import Media
-from pipeline.run import OrderedFrames, prepare_together
 from pipeline.splitting import cues as splitting_cues
 from pipeline.splitting import scene_detect
 from pipeline.splitting.cues import Stretch, find_cues

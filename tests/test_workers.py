@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from clipsheet.engine.pool import Pool
 from clipsheet.errors import MediaError
-from pipeline.workers import Pool
 
 Allow = Callable[[float], None]
 
@@ -97,7 +97,7 @@ def test_a_job_that_cannot_be_pickled_is_refused_at_once():
 
 def test_a_job_that_a_worker_cannot_import_is_an_error_and_no_endless_restart():
     program = (
-        "from pipeline.workers import Pool\n"
+        "from clipsheet.engine.pool import Pool\n"
         "def job(task, allow): return task\n"
         "list(Pool(job, 1, seconds=5).map([(0, 0)]))"
     )
@@ -108,7 +108,7 @@ def test_a_job_that_a_worker_cannot_import_is_an_error_and_no_endless_restart():
 
 def test_no_worker_outlives_its_parent():
     program = (
-        "import os, sys; from tests.test_workers import act; from pipeline.workers import Pool\n"
+        "import os, sys; from tests.test_workers import act; from clipsheet.engine.pool import Pool\n"
         "pool = Pool(act, 2, seconds=60)\n"
         "results = pool.map([(0, ('ok', 1)), (1, ('hang', 1)), (2, ('hang', 1))])\n"
         "next(results); print(*[w.process.pid for w in pool._workers], flush=True)\n"

@@ -40,11 +40,11 @@ import pyarrow.compute as pc
 import pyarrow.json
 import pyarrow.parquet as pq
 
+from clipsheet.engine.launch import Rank
 from clipsheet.errors import MAX_TRIES, TRANSIENT, Incomplete, MediaError, StorageError, storing
 from clipsheet.media import READERS, VERSION
 from clipsheet.scorer import MODELS, Feature, Scorer, provenance
 from clipsheet.tables import meta
-from pipeline.launch import Rank
 
 log = logging.getLogger(__name__)
 

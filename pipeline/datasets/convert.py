@@ -22,6 +22,8 @@ import pandas as pd
 
 from clipsheet.cli import Parser, run_main
 from clipsheet.config import option
+from clipsheet.engine.pool import Pool
+from clipsheet.engine.run import write_sidecar
 from clipsheet.errors import CallError, MediaError, one_line, storing
 from clipsheet.media.container import beginning, playlist
 from clipsheet.outcome import Status, recording
@@ -33,8 +35,6 @@ from pipeline.datasets.filetypes import (
     PLAYLIST_BYTES,
     Look,
 )
-from pipeline.run import write_sidecar
-from pipeline.workers import Pool
 
 log = logging.getLogger(__name__)
 

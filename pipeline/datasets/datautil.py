@@ -23,15 +23,15 @@ import pyarrow as pa
 
 from clipsheet.cli import Parser, run_main
 from clipsheet.config import option
+from clipsheet.engine import launch
+from clipsheet.engine.run import RunOptions, compute, join, write_sidecar
 from clipsheet.errors import CallError, ConfigError, MediaError, MetaError, one_line
 from clipsheet.outcome import Status, recording
 from clipsheet.store.store import Store, working_on
 from clipsheet.tables import meta
-from pipeline import launch
 from pipeline.datasets import captions, filetypes
 from pipeline.datasets.caption_files import caption_beside
 from pipeline.datasets.expression import Expression
-from pipeline.run import RunOptions, compute, join, write_sidecar
 from scoring.info.scorer import Info
 
 NSFW_LIMIT = 0.2

@@ -26,14 +26,14 @@ import pyarrow as pa
 
 from clipsheet.cli import Parser, run_main
 from clipsheet.config import option
+from clipsheet.engine import launch, run
+from clipsheet.engine.run import RunOptions
 from clipsheet.media import fit
 from clipsheet.media.borders import BorderFinder
 from clipsheet.outcome import Status, recording
 from clipsheet.scorer import Column, Frames, Home, Row, Scorer
 from clipsheet.store.store import Store, Verdicts, row_keys, working_on
 from clipsheet.tables import meta
-from pipeline import launch, run
-from pipeline.run import RunOptions
 
 FRAMES = 3
 HASHED_LONG_SIDE = 512

@@ -35,6 +35,9 @@ import numpy as np
 import pandas as pd
 
 from clipsheet.cli import Parser, run_main
+from clipsheet.engine.pool import Pool
+from clipsheet.engine.run import GIB, RunOptions, write_sidecar
+from clipsheet.engine.watchdog import Watchdog
 from clipsheet.errors import (
     STORAGE_ERRNOS,
     CallError,
@@ -48,13 +51,10 @@ from clipsheet.outcome import Status, recording
 from clipsheet.scorer import every_column
 from clipsheet.store.store import FOLDER, Cells, Store, row_keys, working_on
 from clipsheet.tables import meta
-from pipeline.run import GIB, RunOptions, write_sidecar
 from pipeline.splitting import clips
 from pipeline.splitting.audit import Audit
 from pipeline.splitting.cutter import Clip, CutJob, Cutting, Dropped, Made, name_hash
 from pipeline.splitting.scene_detect import SceneDetect, format_scenes
-from pipeline.watchdog import Watchdog
-from pipeline.workers import Pool
 from scoring.inference import SCORERS
 
 log = logging.getLogger(__name__)

@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipsheet.cli import describe, run_main, scorer_parser
+from clipsheet.engine import launch
+from clipsheet.engine.run import RunOptions, run_scorers
 from clipsheet.outcome import Status
 from clipsheet.store.store import Store, row_keys
 from clipsheet.tables import meta
-from pipeline import launch
-from pipeline.run import RunOptions, run_scorers
 from scoring.clip import unit
 from scoring.embedding.scorer import Embedding
 

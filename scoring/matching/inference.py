@@ -1,8 +1,8 @@
 """python -m scoring.matching.inference META [--option WORD ...] [flags]"""
 
 from clipsheet.cli import describe, run_main, scorer_parser
+from clipsheet.engine.run import RunOptions, run_scorers
 from clipsheet.scorer import Scorer
-from pipeline.run import RunOptions, run_scorers
 from scoring.matching.scorer import Matching, OptionMatching
 
 

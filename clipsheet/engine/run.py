@@ -28,6 +28,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipsheet.config import option
+from clipsheet.engine import launch
+from clipsheet.engine.background_calls import Flight
+from clipsheet.engine.pool import Pool, out_of_memory, unexpected
+from clipsheet.engine.watchdog import Watchdog
 from clipsheet.errors import (
     ENVIRONMENTAL,
     CallError,
@@ -61,10 +65,6 @@ from clipsheet.store.store import (
     working_on,
 )
 from clipsheet.tables import meta
-from pipeline import launch
-from pipeline.flight import Flight
-from pipeline.watchdog import Watchdog
-from pipeline.workers import Pool, out_of_memory, unexpected
 
 log = logging.getLogger(__name__)
 

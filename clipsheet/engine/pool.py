@@ -187,7 +187,7 @@ class _Worker:
         with far_end:
             descriptor = far_end.fileno()
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "pipeline.workers", str(descriptor), str(os.getpid())],
+                [sys.executable, "-m", "clipsheet.engine.pool", str(descriptor), str(os.getpid())],
                 pass_fds=[descriptor],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.workers import die_with_parent
+from clipsheet.engine.pool import die_with_parent
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def launch(function: Callable[..., Any], *args: Any, processes: int) -> list[int
         for index in range(processes):
             place = {"RANK": str(index), "LOCAL_RANK": str(index)}
             process = subprocess.Popen(
-                [sys.executable, "-m", "pipeline.launch"],
+                [sys.executable, "-m", "clipsheet.engine.launch"],
                 stdin=subprocess.PIPE,
                 env={**os.environ, **shared, **place},
             )
