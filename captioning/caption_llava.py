@@ -18,7 +18,7 @@ from captioning.local import Loaded, LocalCaptioner, chat, config_of, load_model
 from clipsheet.config import option
 from clipsheet.media import Frame, MediaInfo, fit
 from clipsheet.scorer import Home, frame_positions
-from pipeline.pretrained import load_processor
+from clipsheet.weights.pretrained import load_processor
 
 CLASSES = {
     "llava": "LlavaForConditionalGeneration",

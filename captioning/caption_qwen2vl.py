@@ -29,7 +29,7 @@ from captioning.local import (
 from clipsheet.config import option
 from clipsheet.media import Frame, MediaInfo
 from clipsheet.scorer import Home
-from pipeline.pretrained import load_processor
+from clipsheet.weights.pretrained import load_processor
 
 CLASSES = {
     "qwen2_vl": "Qwen2VLForConditionalGeneration",

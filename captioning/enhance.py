@@ -30,8 +30,8 @@ from clipsheet.cli import main_scorer
 from clipsheet.config import option
 from clipsheet.errors import ConfigError, MediaError
 from clipsheet.scorer import Column, Frames, Home, Row, Scorer
-from pipeline.pretrained import load_tokenizer
-from pipeline.weights import place_of
+from clipsheet.weights.pretrained import load_tokenizer
+from clipsheet.weights.table import place_of
 
 HOW = frozenset(
     [

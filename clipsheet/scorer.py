@@ -22,7 +22,7 @@ import numpy as np
 
 from clipsheet.errors import CallError
 from clipsheet.media import EVERY_FRAME, Frame, MediaInfo
-from pipeline.weights import absent, known, unlike
+from clipsheet.weights.table import absent, known, unlike
 
 MODELS = Path("pretrained_models")
 Row = Mapping[str, str]

@@ -22,8 +22,8 @@ from PIL import Image
 
 from clipsheet.config import option
 from clipsheet.scorer import Feature, Frame, Home
-from pipeline.pretrained import load_pretrained, load_tokenizer
-from pipeline.weights import absent, openai_clip_state, place_of, read_json, refused
+from clipsheet.weights.pretrained import load_pretrained, load_tokenizer
+from clipsheet.weights.table import absent, openai_clip_state, place_of, read_json, refused
 
 DEFAULT = "clip-vit-large-patch14"
 #: The same weights as OpenAI published them.

@@ -28,9 +28,9 @@ import torch
 
 from clipsheet.errors import CallError
 from clipsheet.scorer import Scorer, missing
-from pipeline.keras_weights import nsfw_state
-from pipeline.weights import absent, known, load_state, openai_clip_state, refused, table
+from clipsheet.weights.table import absent, known, load_state, openai_clip_state, refused, table
 from tests.conftest import REPO
+from tools.convert.keras_weights import nsfw_state
 
 HEAD = "sac+logos+ava1-l14-linearMSE.pth"
 SAFETY = "clip_autokeras_binary_nsfw.zip"
@@ -400,7 +400,7 @@ def test_whatever_a_reader_raises_is_a_refusal(read, error, openai, tensors, mon
 
     torch.save(tensors, tmp_path / "x.pth")
     monkeypatch.setattr("torch.load", fails)
-    monkeypatch.setattr("pipeline.weights._TensorsOnly", fails)
+    monkeypatch.setattr("clipsheet.weights.table._TensorsOnly", fails)
     with pytest.raises(CallError, match="broken or cut off"):
         read(tmp_path / "x.pth" if read is load_state else openai[0])
 
@@ -722,5 +722,5 @@ def test_wrong_names_are_refused(tool, tensors, tmp_path):
 
 
 def test_no_torch_is_loaded_to_know_the_table():
-    code = "import sys, pipeline.weights as w; w.table(); sys.exit('torch' in sys.modules)"
+    code = "import sys, clipsheet.weights.table as w; w.table(); sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=REPO, check=True)

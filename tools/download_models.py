@@ -28,7 +28,7 @@ from tqdm import tqdm
 from clipsheet.cli import Parser, run_main
 from clipsheet.errors import WRONG_CALL, CallError, storing
 from clipsheet.scorer import MODELS
-from pipeline.weights import DOWNLOAD, Model, WeightFile, table
+from clipsheet.weights.table import DOWNLOAD, Model, WeightFile, table
 
 TRIES = 5
 PAUSE_SECONDS = 2.0  # before the second try; then twice as long each time

@@ -12,8 +12,8 @@ from pathlib import Path
 from clipsheet.cli import Parser, run_main
 from clipsheet.errors import CallError
 from clipsheet.tables.meta import replacing
-from pipeline.keras_weights import nsfw_state
-from pipeline.weights import openai_clip_state
+from clipsheet.weights.table import openai_clip_state
+from tools.convert.keras_weights import nsfw_state
 
 
 def convert(source: Path, target: Path) -> None:

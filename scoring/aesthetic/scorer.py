@@ -18,7 +18,7 @@ import numpy as np
 
 from clipsheet.config import option
 from clipsheet.scorer import Column, Feature, Featured, Home, Scorer
-from pipeline.weights import load_state, refused
+from clipsheet.weights.table import load_state, refused
 from scoring.clip import (
     ClipImages,
     check_head,

@@ -102,7 +102,7 @@ class Lpips(Scorer):
         import lpips
         import torch
 
-        from pipeline.weights import load_state, refused
+        from clipsheet.weights.table import load_state, refused
 
         [path] = self.weights(home.models).values()
         backbone = load_state(path)

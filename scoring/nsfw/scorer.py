@@ -16,7 +16,6 @@ import numpy as np
 
 from clipsheet.config import option
 from clipsheet.scorer import Column, Feature, Featured, Home, Scorer
-from pipeline.keras_weights import nsfw_state
 from scoring.clip import (
     ClipImages,
     check_head,
@@ -27,6 +26,7 @@ from scoring.clip import (
     missing_head,
     unit,
 )
+from tools.convert.keras_weights import nsfw_state
 
 #: By OpenAI's name of the model: the name of the download and its file.
 HEADS = {

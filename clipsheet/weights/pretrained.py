@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.weights import refused
+from clipsheet.weights.table import refused
 
 
 def load_pretrained(

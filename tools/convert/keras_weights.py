@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clipsheet.errors import CallError
-from pipeline.weights import BROKEN, load_state, read_member, refused
+from clipsheet.weights.table import BROKEN, load_state, read_member, refused
 
 if TYPE_CHECKING:
     import torch

@@ -32,7 +32,7 @@ from clipsheet.errors import CallError, one_line
 if TYPE_CHECKING:
     import torch
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 DOWNLOAD = "python -m tools.download_models"
 SHOWN = 12  # digits of a sum that tell two files apart
 
