@@ -28,7 +28,7 @@ from captioning.caption_api import CaptionApi
 from captioning.captioner import Answer, Ask, judged
 from clipsheet.engine.run import RunOptions, prepare_together, run_scorers
 from clipsheet.media import Media
-from clipsheet.tables.meta import read
+from clipsheet.tables.read import read
 from tests import tiny_captioners
 
 TOKENS = 12

@@ -17,9 +17,9 @@ import pandas as pd
 
 from benchmarks import _clips
 from benchmarks._measure import flags, machine, race, verdict
+from clipsheet import tables
 from clipsheet.engine.run import RunOptions, run_scorers
 from clipsheet.scorer import Scorer
-from clipsheet.tables import meta
 from scoring.aesthetic.scorer import Aesthetic
 from scoring.clip import OPENAI_VOCABULARY, openai_tokenizer
 from scoring.matching.scorer import Matching, OptionMatching
@@ -87,7 +87,7 @@ class Work:
         """Write a table with a caption for every clip."""
         texts = [f"{words}, number {number} of them" for number in range(len(self._paths))]
         columns = {"path": [str(p) for p in self._paths], "text": texts}
-        meta.write(pd.DataFrame(columns, dtype=meta.TEXT), path)
+        tables.write(pd.DataFrame(columns, dtype=tables.TEXT), path)
 
     def score(self, table: Path, which: list[Scorer]) -> None:
         """Run some scorers over a table."""

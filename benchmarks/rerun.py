@@ -21,10 +21,10 @@ from PIL import Image
 from benchmarks import _tables
 from benchmarks._measure import MIB, flags, growth, machine, race, verdict
 from benchmarks._scorers import FileBytes, TextLength
+from clipsheet import tables
 from clipsheet.engine.run import RunOptions, run_scorers
 from clipsheet.scorer import Scorer
 from clipsheet.store.store import COMPACT_FILES, Store, row_keys
-from clipsheet.tables import meta
 
 COLUMNS = 10
 SCORERS = (TextLength(), FileBytes())
@@ -44,13 +44,13 @@ def make_table(folder: Path, rows: int, files: int) -> Path:
         row[0] = str(pictures / f"of_row_{number:06}.png")
         os.link(pictures / f"{number % files}.png", row[0])
     table = folder / "table.csv"
-    meta.write(pd.DataFrame(cells, columns=header, dtype=meta.TEXT), table)
+    tables.write(pd.DataFrame(cells, columns=header, dtype=tables.TEXT), table)
     return table
 
 
 def fill_store(table: Path, scorer: Scorer) -> None:
     """Give every row its verdict, as so many runs would leave it that their files are put together."""
-    keys = enumerate(row_keys(meta.read(table), scorer.reads).to_pylist())
+    keys = enumerate(row_keys(tables.read(table), scorer.reads).to_pylist())
     for part in np.array_split(np.array([*keys], object), COMPACT_FILES):
         with Store(table.parent).cells(scorer).journal() as journal:
             for number, key in part:
@@ -86,7 +86,7 @@ def measure(given: argparse.Namespace, folder: Path) -> None:
     names = {f"rerun, scorer reads {scorer.reads[0]}": scorer for scorer in SCORERS}
     ways = {name: lambda scorer=scorer: rerun(table, scorer) for name, scorer in names.items()}
     seconds = race(given.repeat, {**ways, PEER: lambda: peer(table, out)})
-    held = int(meta.read(table).memory_usage(deep=True).sum())
+    held = int(tables.read(table).memory_usage(deep=True).sum())
     by_pandas = int(pd.read_csv(table).memory_usage(deep=True).sum())
     passing = growth(peer, table, out, first=(few, out))
     print(

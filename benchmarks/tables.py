@@ -1,8 +1,8 @@
 """Reading and writing a table against pandas' default engine: python -m benchmarks.tables
 
 A million rows of 20 columns (paths, captions with quotes, commas and line breaks, floats, integers,
-empty cells) are read and written by `clipsheet.tables.meta`, and by `pandas.read_csv` and `to_csv`. What
-`clipsheet.tables.meta` wrote is then compared with what it read, cell by cell, by Python's csv module.
+empty cells) are read and written by `clipsheet.tables`, and by `pandas.read_csv` and `to_csv`. What
+`clipsheet.tables` wrote is then compared with what it read, cell by cell, by Python's csv module.
 Target: at least 3 times as fast. The memory is told beside it.
 """
 
@@ -18,12 +18,12 @@ import pandas as pd
 
 from benchmarks import _tables
 from benchmarks._measure import MIB, flags, growth, machine, race, verdict
-from clipsheet.tables import meta
+from clipsheet import tables
 
 
 def ours(table: Path, output: Path) -> None:
-    """Read and write by clipsheet.tables.meta."""
-    meta.write(meta.read(table), output)
+    """Read and write by clipsheet.tables."""
+    tables.write(tables.read(table), output)
 
 
 def peer(table: Path, output: Path) -> None:
@@ -47,7 +47,7 @@ def measure(given: argparse.Namespace, folder: Path) -> None:
     seconds = race(
         given.repeat,
         {
-            "clipsheet.tables.meta read + write": lambda: ours(table, output),
+            "clipsheet.tables read + write": lambda: ours(table, output),
             "pandas read_csv + to_csv": lambda: peer(table, other),
         },
     )

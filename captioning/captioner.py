@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from captioning import prompts
+from clipsheet import tables
 from clipsheet.cli import describe, run_main, scorer_parser
 from clipsheet.config import option
 from clipsheet.engine import launch
@@ -28,7 +29,6 @@ from clipsheet.errors import ConfigError, MediaError
 from clipsheet.media import MediaInfo
 from clipsheet.outcome import Status
 from clipsheet.scorer import Column, Frame, Frames, Row, Scorer
-from clipsheet.tables import meta
 
 log = logging.getLogger(__name__)
 
@@ -294,22 +294,24 @@ def parse_windows(cell: str) -> list[dict[str, Any]]:
         raise MediaError("bad_value", f"windows is no list of start, end and text: {cell}") from error
 
 
-def caption(tables: Sequence[str], captioners: Sequence[Captioner], options: RunOptions) -> Status:
+def caption(inputs: Sequence[str], captioners: Sequence[Captioner], options: RunOptions) -> Status:
     """Caption a table, and write the captions of windows as a table of their own, `<output>_windows`.
 
     Raises:
         CallError, Incomplete, StorageError: as run_scorers() does.
     """
-    status = run_scorers(tables, captioners, options)
+    status = run_scorers(inputs, captioners, options)
     if any(captioner.window_seconds for captioner in captioners) and launch.Rank.from_environment().is_main:
-        write_sidecar(windows_table(meta.read([str(status.output)], ("windows",))), status.output, "windows")
+        write_sidecar(
+            windows_table(tables.read([str(status.output)], ("windows",))), status.output, "windows"
+        )
     return status
 
 
 def windows_table(frame: pd.DataFrame) -> pd.DataFrame:
     """One row for each window of a table with a column `windows`: path, window, start, end, text."""
     rows = []
-    for path, cell in zip(meta.text(frame, "path"), meta.text(frame, "windows"), strict=True):
+    for path, cell in zip(tables.text(frame, "path"), tables.text(frame, "windows"), strict=True):
         try:
             parts = parse_windows(cell) if cell else []
         except MediaError as error:  # from somewhere else, and kept

@@ -13,8 +13,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clipsheet import errors
-from clipsheet.tables import meta
+from clipsheet import errors, tables
 
 STATES = {errors.OK: "done", errors.INCOMPLETE: "incomplete"}
 
@@ -79,7 +78,7 @@ class Status:
             self.exit_code = errors.TOO_MANY_FAILED
             self.message = (
                 f"{self.failed_rows} of {tried} failed, more than --max_failed {max_failed:g} allows; "
-                f"see {meta.sidecar(self.output, 'failed')}"
+                f"see {tables.sidecar(self.output, 'failed')}"
             )
 
     @property
@@ -108,7 +107,7 @@ class Status:
             "pid": os.getpid(),
             "host": socket.gethostname(),
         }
-        with meta.replacing(self.path) as file:
+        with tables.replacing(self.path) as file:
             file.write(json.dumps(entry, indent=2).encode() + b"\n")
 
 

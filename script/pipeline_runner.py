@@ -22,14 +22,13 @@ from typing import Any
 
 import numpy as np
 
-from clipsheet import config, errors
+from clipsheet import config, errors, tables
 from clipsheet.cli import Parser, guarded, run_main
 from clipsheet.engine import launch, run
 from clipsheet.errors import CallError, ClipsheetError, Stopped
 from clipsheet.outcome import Status, recording
 from clipsheet.scorer import Scorer, provenance
 from clipsheet.store.store import FOLDER, Store, working_on
-from clipsheet.tables import meta
 from script.plan import Plan, part, plan
 from script.stages import Stage, groups
 
@@ -82,7 +81,7 @@ class Record:
             "input": _sha256(source),
             "output": sha256,
         }
-        with meta.replacing(self._path) as file:
+        with tables.replacing(self._path) as file:
             file.write(json.dumps(self._entries, indent=1).encode())
 
 
@@ -169,7 +168,7 @@ def _write_final(last: Path, final: Path, record: Record) -> None:
         log.info("%s was edited by hand and is kept; delete it to have it made anew", final)
         return
     record.begin(made_by, last, final)
-    meta.write(meta.read([last], ()), final)
+    tables.write(tables.read([last], ()), final)
     record.done(made_by, last, final)
 
 
@@ -225,7 +224,7 @@ def score_ahead(group: Sequence[Stage], source: Path, wanted: Plan) -> list[dict
     if not source.is_file():
         return []
     began = time.monotonic()
-    columns = set(meta.read(source, ()).columns)
+    columns = set(tables.read(source, ()).columns)
     scorers = [s for stage in group for s in stage.scorers if set(s.reads) <= columns]
     processes = _processes(group, wanted)
     if not scorers or (len(scorers) == 1 and processes == 1):
@@ -255,7 +254,7 @@ def score_ahead(group: Sequence[Stage], source: Path, wanted: Plan) -> list[dict
 
 def score_shared(source: Path, scorers: list[Scorer], folder: Path, options: run.RunOptions) -> None:
     """One process's part of a shared pass."""
-    frame = meta.read(source, ())
+    frame = tables.read(source, ())
     names = " ".join(scorer.name for scorer in scorers)
     rank = launch.Rank.from_environment()
     run.compute(frame, scorers, options, Store(folder, options.reader, options.models), rank, names)
@@ -280,13 +279,13 @@ def _processes(group: Sequence[Stage], wanted: Plan) -> int:
 
 def _rows_and_hours(table: Path) -> tuple[int, float | None]:
     """Rows of a table, and their length where it is known."""
-    frame = meta.read(table, ())
+    frame = tables.read(table, ())
     if "duration" in frame.columns:
-        seconds, _ = meta.numbers(frame, "duration")
+        seconds, _ = tables.numbers(frame, "duration")
         if not np.isnan(seconds).all():
             return len(frame), round(float(np.nansum(seconds)) / 3600, 6)
     if {"clip_start", "clip_end"} <= set(frame.columns):
-        start, end = meta.numbers(frame, "clip_start")[0], meta.numbers(frame, "clip_end")[0]
+        start, end = tables.numbers(frame, "clip_start")[0], tables.numbers(frame, "clip_end")[0]
         return len(frame), round(float(np.nansum(end - start)) / 3600, 6)
     return len(frame), None
 
@@ -301,7 +300,7 @@ def _write_run_json(wanted: Plan, done: list[dict[str, Any]]) -> None:
             versions[package] = ""
     paths = {"video": wanted.paths.video, "clips": wanted.paths.clips, "meta": str(folder)}
     entry = {"paths": paths, "options": asdict(wanted.options), "versions": versions, "stages": done}
-    with meta.replacing(folder / "run.json") as file:
+    with tables.replacing(folder / "run.json") as file:
         file.write(json.dumps(entry, indent=2, default=str).encode() + b"\n")
 
 

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipsheet import config
+from clipsheet import config, tables
 from clipsheet.config import check_keys, option
 from clipsheet.engine.run import RunOptions
 from clipsheet.errors import ConfigError
 from clipsheet.scorer import missing
-from clipsheet.tables import meta
 from pipeline.datasets.datautil import NSFW_LIMIT
 from pipeline.splitting.cutter import Cutting
 from script.stages import CAPTIONERS, STEPS, Paths, Stage
@@ -270,7 +269,7 @@ def _tables(stages: Sequence[Stage], given: Mapping[str, Any], paths: Paths) -> 
 
 def _check_columns(stages: Sequence[Stage], first: Path) -> None:
     """Refuse a stage that reads a column which neither the input has nor a stage before it writes."""
-    columns = set(meta.read(first, ()).columns) if first.is_file() else set()
+    columns = set(tables.read(first, ()).columns) if first.is_file() else set()
     known = first.is_file() or stages[0].name == "convert_dataset"
     for stage in stages:
         for column in stage.needs:

@@ -14,12 +14,12 @@ from captioning.caption_pllava import CaptionPllava
 from captioning.caption_qwen2vl import CaptionQwen2vl
 from captioning.captioner import Captioner, caption
 from captioning.enhance import Enhance
+from clipsheet import tables
 from clipsheet.config import build, check_keys, option
 from clipsheet.engine.run import RunOptions, run_scorers
 from clipsheet.errors import ConfigError
 from clipsheet.outcome import Status
 from clipsheet.scorer import Scorer
-from clipsheet.tables import meta
 from pipeline.datasets.convert import ConvertOptions, convert
 from pipeline.datasets.datautil import CAPTION_VERBS, FILTERS, UtilOptions, Verbs, datautil, suffix_of
 from pipeline.datasets.deduplication import Deduplication, Hashes, deduplicate
@@ -110,7 +110,7 @@ def _scorer(cls: type[Scorer]) -> Maker:
         carry_out: Callable[..., Status] = caption if isinstance(scorer, Captioner) else run_scorers
         return Stage(
             name, _fields(scorer), scorer.reads, tuple(c.name for c in scorer.columns),
-            lambda table: meta.output_path(table, scorer.suffix),
+            lambda table: tables.output_path(table, scorer.suffix),
             lambda table, out, run: carry_out(
                 [str(table)], [scorer], dataclasses.replace(run, output=str(out), **run_keys)
             ),
@@ -132,7 +132,7 @@ def _datautil(name: str, given: dict[str, Any], paths: Paths, where: str, **alwa
     return Stage(
         name, {k: v for k, v in _fields(verbs).items() if v != getattr(Verbs, k) or k == "missing"},
         _columns_needed(verbs), tuple(c.name for c in Info().columns) if verbs.info else (),
-        lambda table: meta.output_path(table, suffix),
+        lambda table: tables.output_path(table, suffix),
         lambda table, out, run: datautil(
             [str(table)], verbs, UtilOptions(str(out)), run=run
         ),
@@ -164,7 +164,7 @@ def _clean(name: str, given: dict[str, Any], paths: Paths, where: str) -> Stage:
     check_keys(given, (*verbs, "missing"), where)
     stage = _datautil(name, given, paths, where, **dict.fromkeys(usual, True))
     return dataclasses.replace(
-        stage, needs=("text",), output=lambda table: meta.output_path(table, "cleaned")
+        stage, needs=("text",), output=lambda table: tables.output_path(table, "cleaned")
     )
 
 
@@ -191,7 +191,7 @@ def _option_filtering(name: str, given: dict[str, Any], paths: Paths, where: str
     if not words:
         raise ConfigError(f"{where}.option: missing; the words that were matched")
     least = FAIR_MATCH if least is None else least
-    kept = " or ".join(f"{column_of(word)} >= {meta.number_text(least)}" for word in words)
+    kept = " or ".join(f"{column_of(word)} >= {tables.number_text(least)}" for word in words)
     rest: dict[str, Any] = {key: given[key] for key in ("missing", "strict") if key in given}
     return _datautil(name, rest | {"filter": kept}, paths, where)
 
@@ -215,7 +215,7 @@ def _dedup(name: str, given: dict[str, Any], paths: Paths, where: str) -> Stage:
     how = build(Deduplication, rest, where)
     return Stage(
         name, _fields(how), ("path",), (),
-        lambda table: meta.output_path(table, "dedup"),
+        lambda table: tables.output_path(table, "dedup"),
         lambda table, out, run: deduplicate(
             [str(table)], how, dataclasses.replace(run, output=str(out), **run_keys)
         ),
@@ -240,7 +240,7 @@ def _recut(name: str, given: dict[str, Any], paths: Paths, where: str) -> Stage:
     cutting = dataclasses.replace(build(Cutting, given, where), save_dir=paths.clips)
     return Stage(
         name, _fields(cutting), AUDITED, (),
-        lambda table: paths.meta / meta.output_path(table, "recut").name,
+        lambda table: paths.meta / tables.output_path(table, "recut").name,
         lambda table, out, run: recut([str(table)], cutting, dataclasses.replace(run, output=str(out))),
         new_files=True,
     )  # fmt: skip

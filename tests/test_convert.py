@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clipsheet import tables
 from clipsheet.errors import CallError, ClipsheetError, MediaError
 from clipsheet.outcome import Status
-from clipsheet.tables import meta
 from pipeline.datasets.convert import ConvertOptions, convert
 from pipeline.datasets.filetypes import look
 from tests import footage, heif
 from tests.conftest import Tool, read_table
-from tests.test_meta import without_privileges
+from tests.test_tables import without_privileges
 
 ODD_NAMES = [
     *("a b.mp4", "it's.mp4", 'say "hi".mp4', "line\nbreak.mp4", "return\rhere.mp4", "$(touch x).mp4"),
@@ -96,7 +96,7 @@ def test_every_odd_name_is_a_row_byte_for_byte(root: Path) -> None:
     assert [row["relpath"] for row in rows] == sorted(ODD_NAMES)
     assert [row["id"] for row in rows] == [name.removesuffix(".mp4") for name in sorted(ODD_NAMES)]
     assert all(os.path.exists(row["path"]) for row in rows)
-    again = meta.read(root.parent / "out" / "meta.csv")
+    again = tables.read(root.parent / "out" / "meta.csv")
     assert again["path"].tolist() == [row["path"] for row in rows]
     assert not list(root.parent.rglob("x"))
 
@@ -122,7 +122,7 @@ def test_parquet_holds_the_same_rows(root: Path) -> None:
     rows = listed(root)[1]
     output = root.parent / "meta.parquet"
     convert("video", str(root), output)
-    frame = meta.read(output)
+    frame = tables.read(output)
     assert {name: frame[name].tolist() for name in frame} == {k: [row[k] for row in rows] for k in rows[0]}
 
 

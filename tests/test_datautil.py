@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from clipsheet import tables
 from clipsheet.config import build
 from clipsheet.engine.run import RunOptions
 from clipsheet.errors import CallError, ConfigError, MetaError
 from clipsheet.outcome import Status
-from clipsheet.tables import meta
 from pipeline.datasets.datautil import FILTERS, UtilOptions, Verbs, datautil, suffix_of
 from tests import footage
 from tests.conftest import Tool, listing, read_table, write_table
@@ -42,7 +42,7 @@ def run(path: Path, *more: Path, output: str = "", **verbs: Any) -> tuple[list[R
 
 def run_told(path: Path, *more: Path, output: str = "", **verbs: Any) -> tuple[Status, list[Row], list[Row]]:
     status = datautil([str(p) for p in (path, *more)], Verbs(**verbs), UtilOptions(output=output))
-    sidecar = meta.sidecar(status.output, "dropped")
+    sidecar = tables.sidecar(status.output, "dropped")
     dropped = read_table(sidecar) if sidecar.exists() else []
     assert all(row["reason"] for row in dropped)
     return status, read_table(status.output), dropped
@@ -100,7 +100,7 @@ def test_a_bound_keeps_its_own_value_and_one_side(tmp_path: Path, verb: str) -> 
     least = FILTERS[verb].keep == ">="
     assert paths(kept) == (["1", "2"] if least else ["0", "1"])
     assert [row[column] for row in kept] == ([equal, above] if least else [below, equal])
-    limit = "0.2" if bound is True else meta.number_text(bound)
+    limit = "0.2" if bound is True else tables.number_text(bound)
     name, beyond = FILTERS[verb].column, below if least else above
     assert [row["reason"] for row in dropped] == [f"{name} {beyond} {'<' if least else '>'} {limit}"]
 
@@ -252,11 +252,11 @@ def test_spoilt_cells_of_a_computed_length_are_told_of(tmp_path: Path) -> None:
 
 
 def test_a_parquet_is_filtered_as_its_csv_is(tmp_path: Path) -> None:
-    frame = meta.read(table(tmp_path, aes=["5", "4", "", ""], error=["", "", "aes: corrupt", ""]))
-    meta.write(frame, tmp_path / "meta.parquet")
+    frame = tables.read(table(tmp_path, aes=["5", "4", "", ""], error=["", "", "aes: corrupt", ""]))
+    tables.write(frame, tmp_path / "meta.parquet")
     status = datautil([str(tmp_path / "meta.parquet")], Verbs(aesmin=4.5))
     assert pq.read_table(status.output).to_pydict() == {"path": ["0"], "aes": [5], "error": [None]}
-    dropped = pq.read_table(meta.sidecar(status.output, "dropped")).to_pydict()
+    dropped = pq.read_table(tables.sidecar(status.output, "dropped")).to_pydict()
     assert dropped["reason"] == ["aes 4 < 4.5", "aes: corrupt", "aes: not run"]
 
 

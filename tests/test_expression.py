@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from clipsheet import tables
 from clipsheet.errors import MetaError
-from clipsheet.tables import meta
 from pipeline.datasets.expression import Expression
 
 ROWS = {
@@ -25,7 +25,7 @@ ROWS = {
     "empty": ["", "", "", "", ""],
     "error": ["", "aes: corrupt", "", "", ""],
 }
-TABLE = pd.DataFrame(ROWS).astype(meta.TEXT)
+TABLE = pd.DataFrame(ROWS).astype(tables.TEXT)
 TYPED = pd.DataFrame(
     {
         **ROWS,
@@ -130,7 +130,7 @@ def test_numbers_of_texts_and_lines_are_read_as_they_are_meant(expression: str, 
 
 
 def test_ids_of_digits_alone_are_still_compared_as_texts() -> None:
-    table = pd.DataFrame({"path": ["a", "b", "c"], "id": ["007", "7", "70"]}).astype(meta.TEXT)
+    table = pd.DataFrame({"path": ["a", "b", "c"], "id": ["007", "7", "70"]}).astype(tables.TEXT)
     assert kept("id == '007'", table) == [True, False, False]
     assert kept("id.str.startswith('7')", table) == [False, True, True]
     assert kept("id.isin(['70', '7'])", table) == [False, True, True]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from clipsheet.cli import Parser, run_main
 from clipsheet.errors import CallError
-from clipsheet.tables.meta import replacing
+from clipsheet.tables.write import replacing
 from clipsheet.weights.table import openai_clip_state
 from tools.convert.keras_weights import nsfw_state
 

@@ -27,6 +27,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from clipsheet import tables
 from clipsheet.config import option
 from clipsheet.engine import launch
 from clipsheet.engine.background_calls import Flight
@@ -64,7 +65,6 @@ from clipsheet.store.store import (
     row_keys,
     working_on,
 )
-from clipsheet.tables import meta
 
 log = logging.getLogger(__name__)
 
@@ -534,7 +534,7 @@ def _holds_value(frame: pd.DataFrame, column: str) -> np.ndarray:
     """[N] bool: rows whose cell is not empty."""
     if column not in frame.columns:
         return np.zeros(len(frame), bool)
-    return (meta.text(frame, column) != "").to_numpy(bool)
+    return (tables.text(frame, column) != "").to_numpy(bool)
 
 
 # --- the pass ----------------------------------------------------------------------------------
@@ -601,7 +601,7 @@ def _tasks(
     frame: pd.DataFrame, rows: Sequence[int], work: Sequence[_Work], embeddings: Sequence[_Embedding]
 ) -> Iterator[tuple[int, Task]]:
     """What is to be made of each row."""
-    columns = {name: meta.text(frame, name) for w in work for name in w.scorer.reads}
+    columns = {name: tables.text(frame, name) for w in work for name in w.scorer.reads}
     for row in rows:
         cells = {name: column.iat[row] for name, column in columns.items()}
         pictures = tuple((i, e.lacks(row)) for i, e in enumerate(embeddings) if e.owners[row])
@@ -910,7 +910,7 @@ class _Pass:
         elif any(isinstance(v, float | np.floating) and not math.isfinite(v) for v in output):
             self._fail(work, key, MediaError("nonfinite", f"{output}"))
         else:
-            self._journal(work).scored(key, [meta.cell(value) for value in output])
+            self._journal(work).scored(key, [tables.cell(value) for value in output])
 
 
 def _in_parts(
@@ -972,7 +972,7 @@ def join(frame: pd.DataFrame, scorers: Sequence[Scorer], options: RunOptions, st
             texts = _take(verdicts.columns[column.name], at)
             held = _holds_value(frame, column.name) if options.skip_if_existing else kept
             if held.any():
-                texts = pc.if_else(pa.array(held), pa.array(meta.text(frame, column.name)), texts)
+                texts = pc.if_else(pa.array(held), pa.array(tables.text(frame, column.name)), texts)
             _place(frame, column.name, texts)
         codes[scorer.name] = _take(verdicts.error, at).to_numpy(zero_copy_only=False)
         rows = np.flatnonzero(codes[scorer.name] != "")
@@ -983,7 +983,7 @@ def join(frame: pd.DataFrame, scorers: Sequence[Scorer], options: RunOptions, st
                     scorer=scorer.name, code=codes[scorer.name][rows], detail=details[rows]
                 )
             )
-    meta.set_errors(frame, codes)
+    tables.set_errors(frame, codes)
     failed = np.logical_or.reduce([c != "" for c in codes.values()])
     counts = Counter(f"{n}: {code}" for n, c in codes.items() for code in c[c != ""])
     return _Joined(
@@ -1019,7 +1019,7 @@ def _take(texts: pa.Array, at: np.ndarray) -> pa.Array:
 
 def _place(frame: pd.DataFrame, name: str, texts: pa.Array) -> None:
     """Set a column: where it stands, or else at the end but before a last `error`."""
-    column = meta.text_column(texts, frame)
+    column = tables.text_column(texts, frame)
     if name in frame.columns:
         frame[name] = column
     else:
@@ -1032,12 +1032,12 @@ def _place(frame: pd.DataFrame, name: str, texts: pa.Array) -> None:
 
 
 def run_scorers(
-    tables: Sequence[str], scorers: Sequence[Scorer], options: RunOptions, suffix: str = ""
+    inputs: Sequence[str], scorers: Sequence[Scorer], options: RunOptions, suffix: str = ""
 ) -> Status:
     """Score a table and write it with the new columns.
 
     Args:
-        tables: names and patterns of one or more tables, joined one after another.
+        inputs: names and patterns of one or more tables, joined one after another.
         suffix: of the output's name; by default the scorer's name, or `scores` for several.
 
     Returns:
@@ -1051,14 +1051,14 @@ def run_scorers(
     """
     all_columns(scorers)
     needs = dict.fromkeys(name for scorer in scorers for name in scorer.reads)
-    paths = meta.expand(tables)
+    paths = tables.expand(inputs)
     suffix = suffix or (scorers[0].suffix if len(scorers) == 1 else "scores")
-    output = meta.output_path(paths, suffix, options.output)
+    output = tables.output_path(paths, suffix, options.output)
     for scorer in scorers:
         if what := missing(scorer, options.models):
             raise CallError(f"{scorer.name}: " + "; ".join(what))
-    before = [meta.stamp(path.stat()) for path in paths]
-    frame = meta.read(tables, needs)
+    before = [tables.stamp(path.stat()) for path in paths]
+    frame = tables.read(inputs, needs)
     if options.keep_as:  # refuse now what would be refused later
         _with_earlier_kept(frame, all_columns(scorers), options.keep_as)
     rank = launch.current()
@@ -1073,12 +1073,12 @@ def run_scorers(
         return status
     with working_on(output), recording(status):
         compute(frame, scorers, options, store, rank, suffix, beat)
-        meta.release_memory()
+        tables.release_memory()
         if presence is not None:
             _wait_for_others(presence, rank.world, options.stall)
-        changed = [meta.stamp(path.stat()) for path in paths] != before
+        changed = [tables.stamp(path.stat()) for path in paths] != before
         if changed:
-            frame = meta.read(tables, needs)
+            frame = tables.read(inputs, needs)
         _finish(join(frame, scorers, options, store), status, options)
         if status.pending and changed:
             status.message = f"{paths[0]} changed meanwhile; {status.message}"
@@ -1089,7 +1089,7 @@ def run_scorers(
 
 def _finish(joined: _Joined, status: Status, options: RunOptions) -> None:
     """Write the table and its failed rows, and find the exit code."""
-    meta.write(joined.frame, status.output)
+    tables.write(joined.frame, status.output)
     write_sidecar(joined.failed, status.output, "failed")
     status.rows_in = status.rows_out = len(joined.frame)
     status.failed, status.failed_rows = joined.status_counts, joined.failed_rows
@@ -1099,9 +1099,9 @@ def _finish(joined: _Joined, status: Status, options: RunOptions) -> None:
 
 def write_sidecar(frame: pd.DataFrame, output: Path, kind: str) -> None:
     """Write `<output stem>_<kind>`, or remove an old one when there is nothing to say."""
-    path = meta.sidecar(output, kind)
+    path = tables.sidecar(output, kind)
     if len(frame):
-        meta.write(frame, path)
+        tables.write(frame, path)
     else:
         path.unlink(missing_ok=True)
 

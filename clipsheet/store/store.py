@@ -40,11 +40,11 @@ import pyarrow.compute as pc
 import pyarrow.json
 import pyarrow.parquet as pq
 
+from clipsheet import tables
 from clipsheet.engine.launch import Rank
 from clipsheet.errors import MAX_TRIES, TRANSIENT, Incomplete, MediaError, StorageError, storing
 from clipsheet.media import READERS, VERSION
 from clipsheet.scorer import MODELS, Feature, Scorer, provenance
-from clipsheet.tables import meta
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def row_keys(frame: pd.DataFrame, reads: Sequence[str]) -> pa.Array:
 
     With `path` among them, the size and modification time of the file count too.
     """
-    columns = [meta.text(frame, name) for name in reads]
+    columns = [tables.text(frame, name) for name in reads]
     keys = np.empty(len(frame), f"S{KEY_BYTES}")
     for start in range(0, len(frame), ROWS_PER_PART):
         cells = [column.iloc[start : start + ROWS_PER_PART].tolist() for column in columns]
@@ -171,7 +171,7 @@ class Verdicts:
         """[N] int64 position of each key, -1 where there is no verdict."""
         wanted = keys if isinstance(keys, pa.Array) else pa.array(keys, pa.large_string())
         found = pc.fill_null(pc.index_in(wanted, value_set=self._keys), -1).to_numpy().astype(np.int64)
-        meta.release_memory()  # of the index of the keys
+        tables.release_memory()  # of the index of the keys
         return found
 
     def scored(self, at: np.ndarray) -> np.ndarray:
@@ -211,7 +211,7 @@ class Cells:
         table = pa.concat_tables([*self._compacted(), *parts] or [self._schema().empty_table()])
         verdicts = Verdicts(_newest(table) if parts else table, self.columns, began)
         del parts, table
-        meta.release_memory()
+        tables.release_memory()
         for key, at in zip(began, verdicts.find(list(began)), strict=True) if began else ():
             if at >= 0 and verdicts.error[at].as_py() != "crashed":  # the process lived to tell
                 began[key] = 0
@@ -243,7 +243,7 @@ class Cells:
             parts = [_read_journal(path, self._schema()) for path in ended]
             parts = [p.filter(pc.is_null(p.column("_began"))) for p in parts]
             table = _newest(pa.concat_tables([*self._compacted(), *parts]))
-            with meta.replacing(self.folder / "cells.parquet") as file:
+            with tables.replacing(self.folder / "cells.parquet") as file:
                 pq.write_table(table, file, row_group_size=ROWS_PER_PART, use_dictionary=False)
             for path in ended:
                 path.unlink()
@@ -474,7 +474,7 @@ class VectorFolder:
             merged = ended[0].with_name(f"merged-{ended[0].name}")
             parts = [_records(path) for path in ended]
             for number, path in enumerate((_keys_of(merged), merged)[::-1]):
-                with meta.replacing(path) as file:
+                with tables.replacing(path) as file:
                     for keys, vectors in parts:
                         file.write((vectors if number == 0 else keys).tobytes())
             for path in ended:

@@ -20,6 +20,7 @@ from typing import Any
 import fsspec
 import pandas as pd
 
+from clipsheet import tables
 from clipsheet.cli import Parser, run_main
 from clipsheet.config import option
 from clipsheet.engine.pool import Pool
@@ -28,7 +29,7 @@ from clipsheet.errors import CallError, MediaError, one_line, storing
 from clipsheet.media.container import beginning, playlist
 from clipsheet.outcome import Status, recording
 from clipsheet.store.store import working_on
-from clipsheet.tables import meta, textfile
+from clipsheet.tables import textfile
 from pipeline.datasets import filetypes
 from pipeline.datasets.filetypes import (
     CHECKED_ENDINGS,
@@ -72,7 +73,7 @@ def convert(kind: str, root: str, output: Path, options: ConvertOptions = Conver
     Raises:
         CallError: the root is not there or cannot be read.
     """
-    meta.check_ending(output)
+    tables.check_ending(output)
     with working_on(output), recording(Status("convert", output)) as status:
         refused: list[tuple[str, str, str]] = []
         if options.from_json:
@@ -87,11 +88,11 @@ def convert(kind: str, root: str, output: Path, options: ConvertOptions = Conver
             frame = pd.DataFrame({"path": [folder + r for r in relpaths]})
             frame["id"] = [_stem(r) for r in relpaths]
             frame["relpath"] = relpaths
-        frame = frame.astype(meta.TEXT)
-        meta.write(frame, output)
+        frame = frame.astype(tables.TEXT)
+        tables.write(frame, output)
         failed = pd.DataFrame(refused, columns=["path", "code", "detail"], dtype=str)
         failed.insert(1, "scorer", "convert")
-        write_sidecar(failed.astype(meta.TEXT), output, "failed")
+        write_sidecar(failed.astype(tables.TEXT), output, "failed")
         status.rows_in = len(frame) + len(refused)
         status.rows_out = status.scored = len(frame)
         status.failed_rows = len(refused)
@@ -286,7 +287,7 @@ def _downloaded(url: str, folder: str) -> str:
             raise CallError(f"{url}: {one_line(name)} lies outside it")
         if target.exists() and target.stat().st_size == size:
             continue
-        with meta.replacing(target) as file, system.open(name, "rb") as source:
+        with tables.replacing(target) as file, system.open(name, "rb") as source:
             while block := source.read(1 << 22):
                 with storing(target):
                     file.write(block)
@@ -323,12 +324,12 @@ def _json_frame(path: Path, entries: Any) -> pd.DataFrame:
                 raise CallError(f"{path}: entry {number}: {one_line(text)} holds what no table can hold")
         rows.append(cells)
     columns = list(dict.fromkeys(["path", "id", "relpath", *(key for row in rows for key in row)]))
-    meta.check_names(columns, path)
+    tables.check_names(columns, path)
     return pd.DataFrame([{c: row.get(c, "") for c in columns} for row in rows], columns=columns, dtype=str)
 
 
 def _json_cell(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else meta.cell(value)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else tables.cell(value)
 
 
 def main() -> None:

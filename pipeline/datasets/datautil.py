@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from clipsheet import tables
 from clipsheet.cli import Parser, run_main
 from clipsheet.config import option
 from clipsheet.engine import launch
@@ -28,7 +29,6 @@ from clipsheet.engine.run import RunOptions, compute, join, write_sidecar
 from clipsheet.errors import CallError, ConfigError, MediaError, MetaError, one_line
 from clipsheet.outcome import Status, recording
 from clipsheet.store.store import Store, working_on
-from clipsheet.tables import meta
 from pipeline.datasets import captions, filetypes
 from pipeline.datasets.caption_files import caption_beside
 from pipeline.datasets.expression import Expression
@@ -261,20 +261,20 @@ class Sieve:
             return
         gone = self.frame[rows].copy()
         texts = reasons if isinstance(reasons, str) else np.asarray(reasons, object)[rows]
-        gone["reason"] = meta.text_column([texts] * len(gone) if isinstance(texts, str) else texts, gone)
+        gone["reason"] = tables.text_column([texts] * len(gone) if isinstance(texts, str) else texts, gone)
         self._dropped.append(gone)
         self.reasons[told] += len(gone)
         self.frame = self.frame[~rows].reset_index(drop=True)
 
     def failed(self) -> pd.DataFrame:
         """The rows that could not be measured, and those whose captions could not be read, with the reasons."""
-        return meta.concatenate(self.failures) if self.failures else self.frame.iloc[:0]
+        return tables.concatenate(self.failures) if self.failures else self.frame.iloc[:0]
 
     def dropped(self) -> pd.DataFrame:
         """All dropped rows with their column `reason`."""
         if not self._dropped:
             return self.frame.iloc[:0]
-        return meta.concatenate(self._dropped)
+        return tables.concatenate(self._dropped)
 
     def bound(
         self, filter: Filter, bound: float | np.ndarray, values: np.ndarray, bad: np.ndarray, told: str = ""
@@ -291,7 +291,7 @@ class Sieve:
         beyond = values < bound if filter.keep == ">=" else values > bound
         sign = "<" if filter.keep == ">=" else ">"
         pairs = zip(values, np.broadcast_to(bound, values.shape), strict=True)
-        reasons = [f"{name} {meta.number_text(v)} {sign} {meta.number_text(b)}" for v, b in pairs]
+        reasons = [f"{name} {tables.number_text(v)} {sign} {tables.number_text(b)}" for v, b in pairs]
         if name == "lpips":
             single = "lpips -1: fewer than two frames"
             reasons = [single if v == -1 else r for v, r in zip(values, reasons, strict=True)]
@@ -308,17 +308,20 @@ class Sieve:
                 raise MetaError(f"row {row + 1}: {why[row]}; {flag} stops there")
         if self._missing == "keep":
             empty = bad
-        told = told or meta.number_text(float(bound))
+        told = told or tables.number_text(float(bound))
         self.drop(beyond | empty, np.where(empty, why, reasons), f"{name} {sign} {told}")
 
     def _why_empty(self, filter: Filter, empty: np.ndarray, bad: np.ndarray) -> np.ndarray:
         why = np.full(len(self.frame), "", object)
-        errors = meta.text(self.frame, "error").to_numpy() if "error" in self.frame.columns else None
+        errors = tables.text(self.frame, "error").to_numpy() if "error" in self.frame.columns else None
         cells, spoilt = None, np.zeros(len(self.frame), bool)
         if filter.column in self.frame.columns:  # else it is computed of others
-            cells, (_, spoilt) = meta.text(self.frame, filter.column), meta.numbers(self.frame, filter.column)
+            cells, (_, spoilt) = (
+                tables.text(self.frame, filter.column),
+                tables.numbers(self.frame, filter.column),
+            )
         for row in np.flatnonzero(empty):
-            code = meta.parse_errors(errors[row]).get(filter.scorer) if errors is not None else None
+            code = tables.parse_errors(errors[row]).get(filter.scorer) if errors is not None else None
             if bad[row]:
                 code = f"bad_value {cells.iat[row]!r}" if cells is not None and spoilt[row] else "bad_value"
             why[row] = f"{filter.column}: {code or 'not run'}"
@@ -327,10 +330,10 @@ class Sieve:
     def column(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Values and bad cells of a column; of `seconds` the length of each clip."""
         if name != "seconds":
-            meta.require(self.frame, name, "the table")
-            return meta.numbers(self.frame, name)
+            tables.require(self.frame, name, "the table")
+            return tables.numbers(self.frame, name)
         if "duration" in self.frame.columns:
-            return meta.numbers(self.frame, "duration")
+            return tables.numbers(self.frame, "duration")
         frames, bad_frames = self.column("num_frames")
         fps, bad_fps = self.column("fps")
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -342,8 +345,8 @@ def _is_picture(frame: pd.DataFrame) -> np.ndarray:
     """[N] bool: rows measured as one frame without a rate."""
     if not {"num_frames", "fps"} <= set(frame.columns):
         return np.zeros(len(frame), bool)
-    frames, _ = meta.numbers(frame, "num_frames")
-    fps, bad = meta.numbers(frame, "fps")
+    frames, _ = tables.numbers(frame, "num_frames")
+    fps, bad = tables.numbers(frame, "fps")
     return (frames == 1) & np.isnan(fps) & ~bad
 
 
@@ -351,49 +354,49 @@ def _is_picture(frame: pd.DataFrame) -> np.ndarray:
 
 
 def _difference(sieve: Sieve, table: str) -> None:
-    other = set(meta.text(meta.read([table]), "path"))
-    rows = meta.text(sieve.frame, "path").isin(other).to_numpy(bool)
+    other = set(tables.text(tables.read([table]), "path"))
+    rows = tables.text(sieve.frame, "path").isin(other).to_numpy(bool)
     sieve.drop(rows, f"path: in {table}", "path in another table")
 
 
 def _intersection(sieve: Sieve, table: str) -> None:
-    other = meta.read([table])
-    paths = meta.text(other, "path")
+    other = tables.read([table])
+    paths = tables.text(other, "path")
     other = other[~paths.duplicated()].set_index(paths[~paths.duplicated()])
-    mine = meta.text(sieve.frame, "path")
+    mine = tables.text(sieve.frame, "path")
     rows = ~mine.isin(other.index).to_numpy(bool)
     sieve.drop(rows, f"path: not in {table}", "path not in another table")
     new = [c for c in other.columns if c not in sieve.frame.columns]
-    added = other.loc[meta.text(sieve.frame, "path"), new].reset_index(drop=True)
+    added = other.loc[tables.text(sieve.frame, "path"), new].reset_index(drop=True)
     sieve.frame = pd.concat([sieve.frame, added], axis=1)
 
 
 def _paths(sieve: Sieve, verbs: Verbs) -> None:
     """The verbs that look at names alone."""
     if verbs.ext:
-        there = [os.path.exists(p) for p in meta.text(sieve.frame, "path")]
+        there = [os.path.exists(p) for p in tables.text(sieve.frame, "path")]
         sieve.drop(~np.array(there, bool), "path: missing", "path missing")
     if verbs.remove_empty_path:
-        empty = (meta.text(sieve.frame, "path").str.strip() == "").to_numpy(bool)
+        empty = (tables.text(sieve.frame, "path").str.strip() == "").to_numpy(bool)
         sieve.drop(empty, "path: empty", "path empty")
     if verbs.remove_path_duplication:
-        again = meta.text(sieve.frame, "path").duplicated().to_numpy(bool)
+        again = tables.text(sieve.frame, "path").duplicated().to_numpy(bool)
         sieve.drop(again, "path: listed before", "path listed before")
     if verbs.path_subset is not None:
         try:
-            hit = meta.text(sieve.frame, "path").str.contains(verbs.path_subset, regex=True)
+            hit = tables.text(sieve.frame, "path").str.contains(verbs.path_subset, regex=True)
         except (re.error, pa.ArrowInvalid) as error:
             raise MetaError(f"--path_subset {verbs.path_subset}: {one_line(str(error))}") from error
         sieve.drop(~hit.to_numpy(bool), f"path: no match of {verbs.path_subset}", "path without a match")
     if verbs.path_filter_substr is not None:
-        hit = meta.text(sieve.frame, "path").str.contains(verbs.path_filter_substr, regex=False)
+        hit = tables.text(sieve.frame, "path").str.contains(verbs.path_filter_substr, regex=False)
         sieve.drop(hit.to_numpy(bool), f"path: holds {verbs.path_filter_substr}", "path with a text")
     for wanted, kind, name in (
         (verbs.img_only, filetypes.IMAGE, "picture"),
         (verbs.vid_only, filetypes.VIDEO, "video"),
     ):
         if wanted:
-            other = [_kind_of(path) != kind for path in meta.text(sieve.frame, "path")]
+            other = [_kind_of(path) != kind for path in tables.text(sieve.frame, "path")]
             sieve.drop(np.array(other, bool), f"path: no {name}", f"no {name}")
 
 
@@ -411,12 +414,12 @@ def _captions(sieve: Sieve, verbs: Verbs, status: Status) -> None:
     if verbs.load_caption:
         _load_captions(sieve, verbs.load_caption, status)
     if "text" not in sieve.frame.columns and verbs.update_text:
-        sieve.frame["text"] = meta.text_column([""] * len(sieve.frame), sieve.frame)
-    meta.require(sieve.frame, "text", "the table")
+        sieve.frame["text"] = tables.text_column([""] * len(sieve.frame), sieve.frame)
+    tables.require(sieve.frame, "text", "the table")
     if verbs.update_text:
-        other = meta.read([verbs.update_text], ("path", "text"))
-        new = dict(zip(meta.text(other, "path"), meta.text(other, "text"), strict=True))
-        pairs = zip(meta.text(sieve.frame, "path"), meta.text(sieve.frame, "text"), strict=True)
+        other = tables.read([verbs.update_text], ("path", "text"))
+        new = dict(zip(tables.text(other, "path"), tables.text(other, "text"), strict=True))
+        pairs = zip(tables.text(sieve.frame, "path"), tables.text(sieve.frame, "text"), strict=True)
         _change_texts(sieve, [new.get(path, text) for path, text in pairs])
     language = verbs.lang or ""
     if verbs.lang and language not in captions.languages():
@@ -444,18 +447,18 @@ def _captions(sieve: Sieve, verbs: Verbs, status: Status) -> None:
         (verbs.clean_caption, captions.clean),
     ):
         if wanted:
-            _change_texts(sieve, [change(text) for text in meta.text(sieve.frame, "text")])
+            _change_texts(sieve, [change(text) for text in tables.text(sieve.frame, "text")])
     if verbs.merge_cmotion:
-        meta.require(sieve.frame, "cmotion", "--merge_cmotion")
-        motions = [label.replace("_", " ").strip() for label in meta.text(sieve.frame, "cmotion")]
-        pairs = zip(meta.text(sieve.frame, "text"), motions, strict=True)
+        tables.require(sieve.frame, "cmotion", "--merge_cmotion")
+        motions = [label.replace("_", " ").strip() for label in tables.text(sieve.frame, "cmotion")]
+        pairs = zip(tables.text(sieve.frame, "text"), motions, strict=True)
         _change_texts(
             sieve, [f"{text} Camera motion: {m}." if m and text.strip() else text for text, m in pairs]
         )
     if verbs.score_to_text:
         known = [sieve.column(c)[0] if c in sieve.frame.columns else np.full(len(sieve.frame), np.nan)
                  for c in ("aes", "flow")]  # fmt: skip
-        rows = zip(meta.text(sieve.frame, "text"), *known, strict=True)
+        rows = zip(tables.text(sieve.frame, "text"), *known, strict=True)
         _change_texts(
             sieve,
             [captions.with_scores(t, *(None if np.isnan(v) else float(v) for v in s)) for t, *s in rows],
@@ -469,39 +472,39 @@ def _is_filled(text: str) -> bool:
 
 
 def _keep_texts(sieve: Sieve, keeps: Callable[[str], object], reason: str) -> None:
-    dropped = np.array([not keeps(text) for text in meta.text(sieve.frame, "text")], bool)
+    dropped = np.array([not keeps(text) for text in tables.text(sieve.frame, "text")], bool)
     reasons = np.full(len(dropped), reason, object)
     if "error" in sieve.frame.columns:
-        errors = meta.text(sieve.frame, "error")
+        errors = tables.text(sieve.frame, "error")
         for row in np.flatnonzero(dropped):
-            code = meta.parse_errors(errors.iat[row]).get("caption")
+            code = tables.parse_errors(errors.iat[row]).get("caption")
             reasons[row] = f"text: {code}" if code else reason
     sieve.drop(dropped, reasons, reason)
 
 
 def _change_texts(sieve: Sieve, texts: list[str]) -> None:
-    sieve.frame["text"] = meta.text_column(texts, sieve.frame)
+    sieve.frame["text"] = tables.text_column(texts, sieve.frame)
 
 
 def _load_captions(sieve: Sieve, ending: str, status: Status) -> None:
     """Set `text` to the captions beside the files; a caption that cannot be read is a failure of its row."""
-    paths = meta.text(sieve.frame, "path")
+    paths = tables.text(sieve.frame, "path")
     texts, codes, details = [""] * len(paths), [""] * len(paths), [""] * len(paths)
     for row, path in enumerate(paths):
         try:
             texts[row] = caption_beside(path, ending)
         except MediaError as error:
             codes[row], details[row] = error.code, error.detail
-    sieve.frame["text"] = meta.text_column(texts, sieve.frame)
+    sieve.frame["text"] = tables.text_column(texts, sieve.frame)
     failed = np.array(codes, object) != ""
     if not failed.any() and "error" not in sieve.frame.columns:
         return
-    meta.set_errors(sieve.frame, {"caption": np.array(codes, object)})
+    tables.set_errors(sieve.frame, {"caption": np.array(codes, object)})
     entries = {"scorer": "caption", "code": np.array(codes)[failed], "detail": np.array(details)[failed]}
     sieve.failures.append(sieve.frame[failed].assign(**entries))
     counted = [
-        bool(status.failed) and "info" in meta.parse_errors(e)
-        for e in meta.text(sieve.frame, "error")[failed]
+        bool(status.failed) and "info" in tables.parse_errors(e)
+        for e in tables.text(sieve.frame, "error")[failed]
     ]
     status.failed_rows += len(counted) - sum(counted)  # those that --info has counted are no further rows
     for code, count in Counter(code for code in codes if code).items():
@@ -511,23 +514,23 @@ def _load_captions(sieve: Sieve, ending: str, status: Status) -> None:
 def _after_filters(sieve: Sieve, verbs: Verbs) -> None:
     """The verbs that look at the captions of what is left."""
     if verbs.remove_text_duplication:
-        meta.require(sieve.frame, "text", "the table")
-        texts = meta.text(sieve.frame, "text")
+        tables.require(sieve.frame, "text", "the table")
+        texts = tables.text(sieve.frame, "text")
         again = (texts.duplicated() & (texts.str.strip() != "")).to_numpy(bool)
         sieve.drop(again, "text: listed before", "text listed before")
     if verbs.count_num_token:
-        meta.require(sieve.frame, "text", "the table")
+        tables.require(sieve.frame, "text", "the table")
         try:
             count = captions.token_counter(verbs.count_num_token)
         except (OSError, ValueError) as error:
             raise CallError(f"--count_num_token {verbs.count_num_token}: {one_line(str(error))}") from error
-        lengths = [str(count(text)) if text else "0" for text in meta.text(sieve.frame, "text")]
-        sieve.frame["text_len"] = meta.text_column(lengths, sieve.frame)
+        lengths = [str(count(text)) if text else "0" for text in tables.text(sieve.frame, "text")]
+        sieve.frame["text_len"] = tables.text_column(lengths, sieve.frame)
 
 
 def _rename(sieve: Sieve, verbs: Verbs) -> None:
     frame = sieve.frame
-    if verbs.relpath and (empty := np.flatnonzero(meta.text(frame, "path") == "")).size:
+    if verbs.relpath and (empty := np.flatnonzero(tables.text(frame, "path") == "")).size:
         raise MetaError(f"--relpath: row {empty[0]}: path is empty; --remove_empty_path drops such rows")
     changes: list[tuple[object, str, Callable[[str], str]]] = [
         (verbs.relpath, "path", lambda p: os.path.relpath(p, verbs.relpath)),
@@ -536,7 +539,7 @@ def _rename(sieve: Sieve, verbs: Verbs) -> None:
     ]
     for wanted, column, change in changes:
         if wanted:
-            frame[column] = meta.text_column([change(p) for p in meta.text(frame, "path")], frame)
+            frame[column] = tables.text_column([change(p) for p in tables.text(frame, "path")], frame)
 
 
 def _sort(sieve: Sieve, verbs: Verbs) -> None:
@@ -545,11 +548,11 @@ def _sort(sieve: Sieve, verbs: Verbs) -> None:
     column = verbs.sort or verbs.sort_ascending
     if not column:
         return
-    meta.require(sieve.frame, column, "--sort")
-    values, bad = meta.numbers(sieve.frame, column)
+    tables.require(sieve.frame, column, "--sort")
+    values, bad = tables.numbers(sieve.frame, column)
     keys = pd.Series(values)
     if bad.any():
-        keys = meta.text(sieve.frame, column)
+        keys = tables.text(sieve.frame, column)
         keys = keys.mask(keys == "")
     order = keys.sort_values(ascending=bool(verbs.sort_ascending), kind="stable", na_position="last")
     sieve.frame = sieve.frame.iloc[order.index].reset_index(drop=True)
@@ -558,12 +561,12 @@ def _sort(sieve: Sieve, verbs: Verbs) -> None:
 def _filesize(sieve: Sieve) -> None:
     def mebibytes(path: str) -> str:
         try:
-            return meta.cell(os.path.getsize(path) / MIB)
+            return tables.cell(os.path.getsize(path) / MIB)
         except OSError:
             return ""
 
-    cells = [mebibytes(p) for p in meta.text(sieve.frame, "path")]
-    sieve.frame["filesize"] = meta.text_column(cells, sieve.frame)
+    cells = [mebibytes(p) for p in tables.text(sieve.frame, "path")]
+    sieve.frame["filesize"] = tables.text_column(cells, sieve.frame)
 
 
 def _expressions(sieve: Sieve, verbs: Verbs) -> None:
@@ -622,7 +625,7 @@ def _keep_best(sieve: Sieve, given: tuple[str, ...]) -> None:
     filled = int((~np.isnan(values)).sum())
     best = ranked[: round(filled * percent / 100)]
     keep = np.isin(np.arange(len(values)), best)
-    reasons = [f"{column} {meta.cell(v)} not in the best {percent:g} %" for v in values]
+    reasons = [f"{column} {tables.cell(v)} not in the best {percent:g} %" for v in values]
     unknown = np.where(bad, f"{column}: bad_value", f"{column}: no value")
     reasons = [u if np.isnan(v) else r for v, r, u in zip(values, reasons, unknown, strict=True)]
     sieve.drop(~keep, reasons, f"not in the best {percent:g} % of {column}")
@@ -641,7 +644,7 @@ def suffix_of(verbs: Verbs) -> str:
         "relpath": "relpath", "abspath": "abspath", "remove_empty_path": "noemptypath",
         "remove_path_duplication": "noduppath", "path_subset": "subset",
         "path_filter_substr": "pathfiltersubstr", "filesize": "filesize",
-        "filter": f"filter-{meta.digest(json.dumps(verbs.filter), 6)}",
+        "filter": f"filter-{tables.digest(json.dumps(verbs.filter), 6)}",
         "filter_dyn_fps": "dynfps", "h_le_w": "h-le-w", "img_only": "img", "vid_only": "vid",
         "intersection": "intersection", "load_caption": f"load{verbs.load_caption}",
         "remove_empty_caption": "noempty", "remove_url": "nourl", "text_filter_substr": "textfiltersubstr",
@@ -657,7 +660,7 @@ def suffix_of(verbs: Verbs) -> str:
         if bound is True:
             parts.append(filter.suffix)
         elif bound is not None and bound is not False:
-            parts.append(filter.suffix + meta.number_text(bound))
+            parts.append(filter.suffix + tables.number_text(bound))
     if verbs.keep_best:
         parts.append("best" + "".join(verbs.keep_best))
     if verbs.shuffle:
@@ -672,7 +675,7 @@ def suffix_of(verbs: Verbs) -> str:
 
 
 def datautil(
-    tables: Sequence[str],
+    inputs: Sequence[str],
     verbs: Verbs,
     options: UtilOptions = UtilOptions(),
     *,
@@ -687,13 +690,13 @@ def datautil(
         MetaError: a table or a column is missing, or a cell stops it.
         StorageError: the output cannot be written.
     """
-    paths = meta.expand(tables)
+    paths = tables.expand(inputs)
     output = _output(paths, verbs, options)
     parts = [output] if verbs.shard is None else _shards(output, verbs.shard, options)
     compared = [Path(t) for t in (verbs.difference, verbs.intersection, verbs.update_text) if t]
     for path in (output, *parts):
-        meta.check_output([*paths, *compared], path)
-    frame = meta.read(tables)
+        tables.check_output([*paths, *compared], path)
+    frame = tables.read(inputs)
     with working_on(output), recording(Status("datautil", output, rows_in=len(frame))) as status:
         sieve = Sieve(frame, verbs.missing, verbs.strict)
         if verbs.difference:
@@ -714,7 +717,7 @@ def datautil(
         _sort(sieve, verbs)
         _selection(sieve, verbs)
         _columns(sieve, verbs)
-        meta.write_parts(sieve.frame, parts)
+        tables.write_parts(sieve.frame, parts)
         write_sidecar(sieve.dropped(), output, "dropped")
         if verbs.info or verbs.video_info or verbs.load_caption:
             write_sidecar(sieve.failed(), output, "failed")
@@ -731,7 +734,7 @@ def _output(paths: list[Path], verbs: Verbs, options: UtilOptions) -> Path:
         if first == paths[0]:
             raise MetaError("no verb given: nothing to do (see --help)")
         suffix = "converted"
-    return meta.output_path(first, suffix or "shard", options.output)
+    return tables.output_path(first, suffix or "shard", options.output)
 
 
 def _shards(output: Path, count: int, options: UtilOptions) -> list[Path]:

@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from clipsheet import tables
 from clipsheet.cli import Parser, run_main
 from clipsheet.config import option
 from clipsheet.engine import launch, run
@@ -33,7 +34,6 @@ from clipsheet.media.borders import BorderFinder
 from clipsheet.outcome import Status, recording
 from clipsheet.scorer import Column, Frames, Home, Row, Scorer
 from clipsheet.store.store import Store, Verdicts, row_keys, working_on
-from clipsheet.tables import meta
 
 FRAMES = 3
 HASHED_LONG_SIDE = 512
@@ -284,16 +284,16 @@ def _twins_within(codes: np.ndarray, masks: np.ndarray, rows: np.ndarray, near: 
     return found
 
 
-def deduplicate(tables: Sequence[str], how: Deduplication, options: RunOptions) -> Status:
+def deduplicate(inputs: Sequence[str], how: Deduplication, options: RunOptions) -> Status:
     """Write the survivors, and beside them the dropped with their twins.
 
     Raises:
         CallError: a table is missing or wrong.
         StorageError: the output cannot be written.
     """
-    paths = meta.expand(tables)
-    output = meta.output_path(paths, "dedup", options.output)
-    frame = meta.read(tables)
+    paths = tables.expand(inputs)
+    output = tables.output_path(paths, "dedup", options.output)
+    frame = tables.read(inputs)
     scorer = Hashes(how.hash)
     with working_on(output), recording(Status("dedup", output, rows_in=len(frame))) as status:
         store = Store(output.parent, options.reader, options.models)
@@ -302,10 +302,10 @@ def deduplicate(tables: Sequence[str], how: Deduplication, options: RunOptions) 
         found = _Hashed(frame, cells.load(), how)
         twins = find_twins(found.codes, found.masks, found.order(how.keep), found.spans, how)
         codes = found.failures()
-        meta.set_errors(frame, {scorer.name: codes})
+        tables.set_errors(frame, {scorer.name: codes})
         dropped, rows = _dropped(frame, found, twins)
         failed = frame[codes != ""].assign(scorer=scorer.name, code=codes[codes != ""])
-        meta.write(frame[~rows], output)
+        tables.write(frame[~rows], output)
         run.write_sidecar(dropped, output, "dropped")
         run.write_sidecar(failed, output, "failed")
         cells.compact()
@@ -328,7 +328,7 @@ class _Hashed:
         keys = row_keys(frame, ("path",))
         self._at = verdicts.find(keys)
         self.file_of_row, self.first_row = _files(keys)
-        self.paths = meta.text(frame, "path").to_numpy()[self.first_row]
+        self.paths = tables.text(frame, "path").to_numpy()[self.first_row]
         self.spans = _spans(frame.iloc[self.first_row])
         texts = self._cells("hashes")
         split = [text.split() for text in texts]
@@ -371,9 +371,9 @@ def _spans(frame: pd.DataFrame) -> Spans:
     if not {"source_path", "clip_start", "clip_end"} <= set(frame.columns):
         unknown = np.full(len(frame), np.nan)
         return Spans(np.full(len(frame), -1), unknown, unknown)
-    names = meta.text(frame, "source_path").to_numpy()
+    names = tables.text(frame, "source_path").to_numpy()
     source = np.where(names == "", -1, pd.factorize(names)[0])
-    return Spans(source, meta.numbers(frame, "clip_start")[0], meta.numbers(frame, "clip_end")[0])
+    return Spans(source, tables.numbers(frame, "clip_start")[0], tables.numbers(frame, "clip_end")[0])
 
 
 def _files(keys: pa.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -391,7 +391,7 @@ def _dropped(frame: pd.DataFrame, found: _Hashed, twins: dict[int, Twin]) -> tup
     for file, twin in twins.items():
         for row in found.rows_of_file[file]:
             rows[row] = True
-            notes[int(row)] = (str(found.paths[twin.index]), meta.cell(round(twin.distance, 2)))
+            notes[int(row)] = (str(found.paths[twin.index]), tables.cell(round(twin.distance, 2)))
     dropped = frame[rows].copy()
     told = [notes[int(row)] for row in np.flatnonzero(rows)]
     for name, cells in {
@@ -399,7 +399,7 @@ def _dropped(frame: pd.DataFrame, found: _Hashed, twins: dict[int, Twin]) -> tup
         "distance": [distance for _, distance in told],
         "reason": [f"duplicate of {path}, {distance} bits" for path, distance in told],
     }.items():
-        dropped[name] = meta.text_column(cells, dropped)
+        dropped[name] = tables.text_column(cells, dropped)
     return dropped, rows
 
 

@@ -18,8 +18,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from clipsheet import tables
 from clipsheet.errors import MetaError, one_line
-from clipsheet.tables import meta
 
 #: What may be called on a column: `path.str.contains("x")`, `fps.isna()`, `aes.between(4, 6)`.
 METHODS = frozenset("isna notna isin between abs".split())
@@ -147,11 +147,11 @@ class _Floats(ast.NodeTransformer):
 
 def _typed(frame: pd.DataFrame, column: str, as_text: bool) -> pd.Series:
     """A column as numbers where all its filled cells are, as true/false, else as text."""
-    meta.require(frame, column, "--filter")
-    cells = meta.text(frame, column)
+    tables.require(frame, column, "--filter")
+    cells = tables.text(frame, column)
     if as_text:
         return cells.astype("str")
-    values, bad = meta.numbers(frame, column)
+    values, bad = tables.numbers(frame, column)
     if not bad.any():
         return pd.Series(values, index=frame.index)
     if pc.all(pc.is_in(pa.array(cells), pa.array(["true", "false", ""], pa.large_string()))).as_py():

@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from clipsheet import tables
 from clipsheet.cli import Parser, run_main
 from clipsheet.engine.pool import Pool
 from clipsheet.engine.run import GIB, RunOptions, write_sidecar
@@ -50,7 +51,6 @@ from clipsheet.log import Progress
 from clipsheet.outcome import Status, recording
 from clipsheet.scorer import every_column
 from clipsheet.store.store import FOLDER, Cells, Store, row_keys, working_on
-from clipsheet.tables import meta
 from pipeline.splitting import clips
 from pipeline.splitting.audit import Audit
 from pipeline.splitting.cutter import Clip, CutJob, Cutting, Dropped, Made, name_hash
@@ -118,16 +118,16 @@ class _Plan:
 
 def _plan(frame: pd.DataFrame, cutting: Cutting, claims: dict[str, str]) -> _Plan:
     plan = _Plan([], [], [], [], [], [])
-    paths = meta.text(frame, "path").to_numpy()
-    cells = meta.text(frame, "timestamp").to_numpy()
-    errors = meta.text(frame, "error").to_numpy() if "error" in frame.columns else None
+    paths = tables.text(frame, "path").to_numpy()
+    cells = tables.text(frame, "timestamp").to_numpy()
+    errors = tables.text(frame, "error").to_numpy() if "error" in frame.columns else None
     stems = _stems(frame, cutting)
     scenes: Counter[str] = Counter()  # of each stem, in the rows so far
     first: dict[tuple[str, str], int] = {}  # by stem and cell: equal rows share their clips
     for row, cell in enumerate(cells):
         try:
             if not cell.strip():
-                code = meta.parse_errors(errors[row]).get("timestamp") if errors is not None else None
+                code = tables.parse_errors(errors[row]).get("timestamp") if errors is not None else None
                 plan.dropped.append((row, None, None, f"timestamp: {code or 'not run'}"))
                 continue
             spans = parse_timestamp(cell)
@@ -154,11 +154,11 @@ def _plan_again(frame: pd.DataFrame, cutting: Cutting, claims: dict[str, str]) -
     """The clean shots of clips that hold more than one, by the audit."""
     plan = _Plan([], [], [], [], [], [])
     flaws = sum(
-        np.nan_to_num(meta.numbers(frame, column)[0]) for column in ("foreign_frames", "inner_transitions")
+        np.nan_to_num(tables.numbers(frame, column)[0]) for column in ("foreign_frames", "inner_transitions")
     )
-    begins, _ = meta.numbers(frame, "clip_start")
+    begins, _ = tables.numbers(frame, "clip_start")
     paths, cells, sources = (
-        meta.text(frame, column).to_numpy() for column in ("path", "clean_shots", "source_path")
+        tables.text(frame, column).to_numpy() for column in ("path", "clean_shots", "source_path")
     )
     # The frames of another rate lie up to half of one beside those of the source that they show.
     slack = 0.5 / cutting.target_fps if cutting.target_fps else 0.0
@@ -207,7 +207,7 @@ def _plan_scene(plan: _Plan, row: int, name: str, scene: tuple[float, float], cu
     for part, (start, end) in enumerate(pieces):
         seconds = end - start
         if cutting.min_seconds is not None and seconds < cutting.min_seconds - 1e-6:
-            reason = f"seconds {meta.cell(round(seconds, 3))} < {meta.number_text(cutting.min_seconds)}"
+            reason = f"seconds {tables.cell(round(seconds, 3))} < {tables.number_text(cutting.min_seconds)}"
             plan.dropped.append((row, start, end, reason))
             continue
         plan.rows.append(row)
@@ -217,8 +217,8 @@ def _plan_scene(plan: _Plan, row: int, name: str, scene: tuple[float, float], cu
 
 def _stems(frame: pd.DataFrame, cutting: Cutting) -> list[str | MediaError]:
     """For every row the path of its clips without `_scene-<i>.mp4`; no two sources share one."""
-    paths = meta.text(frame, "path").to_numpy()
-    below = meta.text(frame, "relpath").to_numpy() if "relpath" in frame.columns else None
+    paths = tables.text(frame, "path").to_numpy()
+    below = tables.text(frame, "relpath").to_numpy() if "relpath" in frame.columns else None
     plain: list[str | MediaError] = []
     sources: dict[str, set[str]] = {}
     for row, path in enumerate(paths):
@@ -258,7 +258,7 @@ def _claiming(save_dir: str) -> Iterator[dict[str, str]]:
         known = len(claims)
         yield claims
         if len(claims) != known:
-            with meta.replacing(path) as file:
+            with tables.replacing(path) as file:
                 file.write(json.dumps(claims, indent=0).encode() + b"\n")
 
 
@@ -306,7 +306,7 @@ def _shortened(name: str, limit: int = 200) -> str:
 AUDITED = ("path", "source_path", "clip_start", "foreign_frames", "inner_transitions", "clean_shots")
 
 
-def cut(tables: Sequence[str], cutting: Cutting, options: RunOptions) -> Status:
+def cut(inputs: Sequence[str], cutting: Cutting, options: RunOptions) -> Status:
     """Cut the shots of a table into clips and write the table of the clips.
 
     Raises:
@@ -314,21 +314,21 @@ def cut(tables: Sequence[str], cutting: Cutting, options: RunOptions) -> Status:
         StorageError: the clips or the table cannot be written.
     """
 
-    return _carry_out(tables, cutting, options, "clips", ("path", "timestamp"), _plan)
+    return _carry_out(inputs, cutting, options, "clips", ("path", "timestamp"), _plan)
 
 
-def recut(tables: Sequence[str], cutting: Cutting, options: RunOptions) -> Status:
+def recut(inputs: Sequence[str], cutting: Cutting, options: RunOptions) -> Status:
     """Cut the clips of an audited table again that hold more than one shot.
 
     Raises:
         CallError: no such encoder or table, or a column of AUDITED is not there.
         StorageError: the clips or the table cannot be written.
     """
-    return _carry_out(tables, cutting, options, "recut", AUDITED, _plan_again)
+    return _carry_out(inputs, cutting, options, "recut", AUDITED, _plan_again)
 
 
 def _carry_out(
-    tables: Sequence[str],
+    inputs: Sequence[str],
     cutting: Cutting,
     options: RunOptions,
     suffix: str,
@@ -341,9 +341,9 @@ def _carry_out(
     if encoder not in ("copy", *clips.encoders()):
         have = ", ".join(clips.encoders()) or "none"
         raise CallError(f"--encoder {cutting.encoder}: the FFmpeg inside PyAV has {have}")
-    paths = meta.expand(tables)
-    output = meta.output_path(paths, suffix, options.output)
-    frame = meta.read(tables, columns)
+    paths = tables.expand(inputs)
+    output = tables.output_path(paths, suffix, options.output)
+    frame = tables.read(inputs, columns)
     with working_on(output), recording(Status(suffix, output, rows_in=len(frame))) as status:
         with storing(cutting.save_dir):
             os.makedirs(cutting.save_dir, exist_ok=True)
@@ -432,7 +432,7 @@ def _cut_in_workers(
         by_row.setdefault(plan.rows[number], []).append(number)
     workers = options.num_workers or os.cpu_count() or 1
     groups = _groups(list(by_row.values()), plan.clips, workers)
-    paths = meta.text(frame, "path")
+    paths = tables.text(frame, "path")
     tasks = ((tuple(some), (paths.iat[plan.rows[some[0]]], [plan.clips[n] for n in some])) for some in groups)
     with Watchdog(options.stall) as watchdog:
         pool = Pool(
@@ -485,12 +485,12 @@ def _write(
     order = sorted([*((plan.rows[n], n) for n in good), *((row, -1) for row in plan.pictures)])
     clips = sources.iloc[[row for row, _ in order]].reset_index(drop=True)
     made = [(plan.clips[n], results[n]) if n >= 0 else None for _, n in order]
-    _describe(clips, meta.text(clips, "path").tolist(), made, cutting)
+    _describe(clips, tables.text(clips, "path").tolist(), made, cutting)
     if plan.as_they_are:
         rows = [*(row for row, _ in order), *plan.as_they_are]
-        clips = meta.concatenate([clips, frame.iloc[plan.as_they_are]])
+        clips = tables.concatenate([clips, frame.iloc[plan.as_they_are]])
         clips = clips.iloc[np.argsort(rows, kind="stable")].reset_index(drop=True)
-    meta.write(clips, status.output)
+    tables.write(clips, status.output)
     drops = _drops(plan, results, cutting)
     dropped = frame.iloc[[row for row, *_ in drops]].reset_index(drop=True)
     _add_known(dropped, "clip_start", [s for _, s, _, _ in drops])
@@ -515,9 +515,9 @@ def _write(
 
 def _drops(plan: _Plan, results: Sequence[_Verdict], cutting: Cutting) -> list[_Drop]:
     """What was dropped before and while clips were cut, in the order of the table."""
-    least = meta.number_text(cutting.min_crop_ratio)
+    least = tables.number_text(cutting.min_crop_ratio)
     cropped = [
-        (row, clip.start, clip.end, f"crop_ratio {meta.cell(result.crop_ratio)} < {least}")
+        (row, clip.start, clip.end, f"crop_ratio {tables.cell(result.crop_ratio)} < {least}")
         for row, clip, result in zip(plan.rows, plan.clips, results, strict=True)
         if isinstance(result, Dropped)
     ]
@@ -540,7 +540,7 @@ def _describe(clips: pd.DataFrame, sources: list[str], made: list[Any], cutting:
     if "id" in clips.columns:
         _add(clips, "id", [Path(t).stem for t in targets])
     if "relpath" in clips.columns:
-        old = meta.text(clips, "relpath").tolist()
+        old = tables.text(clips, "relpath").tolist()
         _add(clips, "relpath", [r if r is not None else o for r, o in zip(relpaths, old, strict=True)])
     _add(clips, "timestamp", [format_scenes([(m[1].start, m[1].end)]) if m else "[]" for m in made])
     _add(clips, "source_path", sources)
@@ -552,12 +552,12 @@ def _describe(clips: pd.DataFrame, sources: list[str], made: list[Any], cutting:
 
 
 def _add(frame: pd.DataFrame, column: str, values: Sequence[object]) -> None:
-    frame[column] = meta.text_column([meta.cell(value) for value in values], frame)
+    frame[column] = tables.text_column([tables.cell(value) for value in values], frame)
 
 
 def _add_known(frame: pd.DataFrame, column: str, values: Sequence[object]) -> None:
     """As _add(); where there is no value, what stands in the column stays."""
-    old = meta.text(frame, column).tolist() if column in frame.columns else [None] * len(frame)
+    old = tables.text(frame, column).tolist() if column in frame.columns else [None] * len(frame)
     _add(frame, column, [o if v is None else v for v, o in zip(values, old, strict=True)])
 
 

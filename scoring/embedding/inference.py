@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from clipsheet import tables
 from clipsheet.cli import describe, run_main, scorer_parser
 from clipsheet.engine import launch
 from clipsheet.engine.run import RunOptions, run_scorers
 from clipsheet.outcome import Status
 from clipsheet.store.store import Store, row_keys
-from clipsheet.tables import meta
 from scoring.clip import unit
 from scoring.embedding.scorer import Embedding
 
@@ -26,11 +26,11 @@ def export(scorer: Embedding, table: Path, options: RunOptions) -> str:
     Raises:
         StorageError: the disk is full, or a kept vector is damaged.
     """
-    frame = meta.read(table)
+    frame = tables.read(table)
     vectors = Store(table.parent, options.reader, options.models).vectors(scorer.feature).load()
     places = vectors.find(row_keys(frame, ("path",)), scorer.positions)
     rows = np.flatnonzero((places >= 0).all(axis=1))
-    paths = meta.text(frame, "path")
+    paths = tables.text(frame, "path")
     kind = pa.list_(pa.float32())
     schema = pa.schema(
         [
@@ -41,7 +41,7 @@ def export(scorer: Embedding, table: Path, options: RunOptions) -> str:
         ]
     )
     output = table.with_name(f"{table.stem}_vectors.parquet")
-    with meta.replacing(output) as file, pq.ParquetWriter(file, schema) as writer:
+    with tables.replacing(output) as file, pq.ParquetWriter(file, schema) as writer:
         for start in range(0, len(rows), ROWS_AT_ONCE):
             part = rows[start : start + ROWS_AT_ONCE]
             found = [vectors.read(places[row]) for row in part]

@@ -16,10 +16,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from clipsheet import tables
 from clipsheet.config import option
 from clipsheet.errors import CallError, MediaError
 from clipsheet.scorer import Column, Feature, Featured, Frames, Home, Row, Scorer
-from clipsheet.tables import meta
 from scoring.clip import (
     ClipImages,
     ClipTexts,
@@ -152,7 +152,7 @@ def column_of(word: str) -> str:
     if not plain:
         raise CallError(f"--option: {word!r} has no letter or digit to name a column after")
     lost = not re.fullmatch(r"[\w\s-]+", usual) or plain == "truncated"  # match_truncated is a caption's
-    return f"match_{plain}_{meta.digest(usual, 4)}" if lost else f"match_{plain}"
+    return f"match_{plain}_{tables.digest(usual, 4)}" if lost else f"match_{plain}"
 
 
 def similarity(vectors: np.ndarray, texts: np.ndarray) -> np.ndarray:

@@ -21,8 +21,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from clipsheet import tables
 from clipsheet.errors import MetaError, StorageError
-from clipsheet.tables import meta
+from clipsheet.tables import csv as parsing
 from tests.conftest import REPO, read_table
 
 
@@ -50,12 +51,12 @@ def saved(folder: Path, content: str | bytes, name: str = "meta.csv") -> Path:
 
 def rows(frame: pd.DataFrame) -> list[list[str]]:
     """A frame's cells as text, row by row."""
-    return [list(row) for row in zip(*(meta.text(frame, c) for c in frame.columns), strict=True)]
+    return [list(row) for row in zip(*(tables.text(frame, c) for c in frame.columns), strict=True)]
 
 
 def refusal(path: Path) -> str:
     with pytest.raises(MetaError) as caught:
-        meta.read(path)
+        tables.read(path)
     message = str(caught.value)
     assert str(path) in message, "the message names the file"
     assert "\n" not in message
@@ -63,12 +64,12 @@ def refusal(path: Path) -> str:
 
 
 def text_frame(**columns: list[str]) -> pd.DataFrame:
-    return pd.DataFrame(columns).astype(meta.TEXT)
+    return pd.DataFrame(columns).astype(tables.TEXT)
 
 
 def round_trip(path: Path, frame: pd.DataFrame) -> list[list[str]]:
-    meta.write(frame, path)
-    return rows(meta.read(path))
+    tables.write(frame, path)
+    return rows(tables.read(path))
 
 
 # --- reading what an editor left ---------------------------------------------------------------
@@ -104,7 +105,7 @@ def round_trip(path: Path, frame: pd.DataFrame) -> list[list[str]]:
     ],
 )
 def test_a_table_reads_the_same_however_it_was_saved(tmp_path: Path, content: str) -> None:
-    frame = meta.read(saved(tmp_path, content))
+    frame = tables.read(saved(tmp_path, content))
     assert list(frame.columns) == ["path", "text"]
     assert rows(frame) == [["a.mp4", "one"], ["b.mp4", "two"]]
 
@@ -124,9 +125,9 @@ TEXTS = [
 @pytest.mark.parametrize("text", TEXTS, ids=lambda text: repr(text[:12]))
 def test_a_cell_stays_what_it_is(tmp_path: Path, text: str) -> None:
     quoted = text.replace('"', '""')
-    frame = meta.read(saved(tmp_path, f'path,text\na.mp4,"{quoted}"\nb,\n'))
+    frame = tables.read(saved(tmp_path, f'path,text\na.mp4,"{quoted}"\nb,\n'))
     assert rows(frame) == [["a.mp4", text], ["b", ""]]
-    meta.write(frame, tmp_path / "again.csv")
+    tables.write(frame, tmp_path / "again.csv")
     assert read_table(tmp_path / "again.csv") == [{"path": "a.mp4", "text": text}, {"path": "b", "text": ""}]
 
 
@@ -138,7 +139,7 @@ def test_a_cell_stays_what_it_is_in_parquet(tmp_path: Path, text: str) -> None:
 
 def test_texts_that_look_missing_are_texts_to_other_readers_of_the_parquet_too(tmp_path: Path) -> None:
     frame = text_frame(path=["a", "b"], text=["nan", "nan"], id=["007", "8"], n=["1", ""], x=["0.5", "2.0"])
-    meta.write(frame, tmp_path / "meta.parquet")
+    tables.write(frame, tmp_path / "meta.parquet")
     assert pq.read_table(tmp_path / "meta.parquet").to_pydict() == {
         "path": ["a", "b"],
         "text": ["nan", "nan"],
@@ -151,8 +152,8 @@ def test_texts_that_look_missing_are_texts_to_other_readers_of_the_parquet_too(t
 @pytest.mark.parametrize("extension", [".csv", ".parquet"])
 def test_an_empty_table_keeps_its_text_columns(tmp_path: Path, extension: str) -> None:
     path = tmp_path / f"meta{extension}"
-    meta.write(meta.read(saved(tmp_path, "path,text\n", "in.csv")), path)
-    frame = meta.read(path)
+    tables.write(tables.read(saved(tmp_path, "path,text\n", "in.csv")), path)
+    frame = tables.read(path)
     assert list(frame.columns) == ["path", "text"]
     assert len(frame) == 0
     assert all(pa.types.is_large_string(frame[c].dtype.pyarrow_dtype) for c in frame.columns)
@@ -210,7 +211,7 @@ def test_what_would_have_to_be_guessed_at_is_refused(tmp_path: Path, content: st
 
 def test_a_row_that_only_begins_like_the_header_is_a_row(tmp_path: Path) -> None:
     path = saved(tmp_path, "path,text\npath,b\na,text\n")
-    assert rows(meta.read(path)) == [["path", "b"], ["a", "text"]]
+    assert rows(tables.read(path)) == [["path", "b"], ["a", "text"]]
 
 
 def test_an_unreadable_table_is_a_sentence(tmp_path: Path) -> None:
@@ -223,19 +224,19 @@ def test_an_unreadable_table_is_a_sentence(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["absent.csv", "absent.parquet", "*.csv", "no/such/folder.csv"])
 def test_a_missing_table_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(MetaError, match="no such table"):
-        meta.read([tmp_path / name])
+        tables.read([tmp_path / name])
 
 
 @pytest.mark.parametrize("name", ["meta.txt", "meta", "meta.csv.gz", "meta.xlsx"])
 def test_another_ending_is_no_table(tmp_path: Path, name: str) -> None:
     with pytest.raises(MetaError, match=r"a table ends in \.csv or \.parquet"):
-        meta.read([saved(tmp_path, "path\na\n", name)])
+        tables.read([saved(tmp_path, "path\na\n", name)])
 
 
 def test_a_folder_named_like_a_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "meta.csv").mkdir()
     with pytest.raises(MetaError, match="not a file"):
-        meta.read([tmp_path / "meta.csv"])
+        tables.read([tmp_path / "meta.csv"])
 
 
 def test_a_csv_named_parquet_is_refused(tmp_path: Path) -> None:
@@ -245,30 +246,30 @@ def test_a_csv_named_parquet_is_refused(tmp_path: Path) -> None:
 def test_a_quoted_cell_may_reach_over_many_megabytes(tmp_path: Path) -> None:
     long = "line\r\n" * 1_600_000 + "\r" * 10
     content = f'path,text\na,"{long}"\nb,x\n'
-    assert len(content) > meta.BLOCK_BYTES
-    assert rows(meta.read(saved(tmp_path, content))) == [["a", long], ["b", "x"]]
+    assert len(content) > parsing.BLOCK_BYTES
+    assert rows(tables.read(saved(tmp_path, content))) == [["a", long], ["b", "x"]]
 
 
 def test_a_table_that_changes_while_it_is_read_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = saved(tmp_path, "path\na.mp4\n")
-    parse = meta._parse_fast
+    parse = parsing._parse_fast
 
     def save_meanwhile(*args: object) -> pa.Table | None:
         saved(tmp_path, 'path\n"b,\nc.mp4"\n')
         return parse(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(meta, "_parse_fast", save_meanwhile)
+    monkeypatch.setattr(parsing, "_parse_fast", save_meanwhile)
     assert "changed while it was read" in refusal(path)
 
 
 def test_a_large_table_of_cells_with_carriage_returns_keeps_every_row(tmp_path: Path) -> None:
     cells = [f"{n}\rx,{'y' * 80}" for n in range(100_000)]
     frame = text_frame(path=[str(n) for n in range(100_000)], text=cells)
-    meta.write(frame, tmp_path / "meta.csv")
-    assert (tmp_path / "meta.csv").stat().st_size > meta.BLOCK_BYTES
-    assert meta.read(tmp_path / "meta.csv")["text"].tolist() == cells
+    tables.write(frame, tmp_path / "meta.csv")
+    assert (tmp_path / "meta.csv").stat().st_size > parsing.BLOCK_BYTES
+    assert tables.read(tmp_path / "meta.csv")["text"].tolist() == cells
 
 
 # --- several tables ----------------------------------------------------------------------------
@@ -277,7 +278,7 @@ def test_a_large_table_of_cells_with_carriage_returns_keeps_every_row(tmp_path: 
 def test_several_tables_stand_one_after_another_with_all_columns(tmp_path: Path) -> None:
     first = saved(tmp_path, "path,text\na,one\n", "b.csv")
     second = saved(tmp_path, "aes,path\n5.10,b\n,c\n", "a.csv")
-    frame = meta.read([first, second])
+    frame = tables.read([first, second])
     assert list(frame.columns) == ["path", "text", "aes"]
     assert rows(frame) == [["a", "one", ""], ["b", "", "5.10"], ["c", "", ""]]
 
@@ -285,27 +286,27 @@ def test_several_tables_stand_one_after_another_with_all_columns(tmp_path: Path)
 def test_a_pattern_means_its_tables_in_the_order_of_their_names(tmp_path: Path) -> None:
     for name in ("part_2", "part_1", "part_3", "other"):
         saved(tmp_path, f"path\n{name}\n", f"{name}.csv")
-    frame = meta.read([tmp_path / "other.csv", tmp_path / "part_*.csv"])
+    frame = tables.read([tmp_path / "other.csv", tmp_path / "part_*.csv"])
     assert frame["path"].tolist() == ["other", "part_1", "part_2", "part_3"]
 
 
 def test_a_name_with_the_signs_of_a_pattern_is_that_file(tmp_path: Path) -> None:
     saved(tmp_path, "path\nbrackets\n", "meta[1].csv")
     saved(tmp_path, "path\none\n", "meta1.csv")
-    assert meta.read([tmp_path / "meta[1].csv"])["path"].tolist() == ["brackets"]
+    assert tables.read([tmp_path / "meta[1].csv"])["path"].tolist() == ["brackets"]
 
 
 def test_the_second_of_two_tables_is_named_when_it_lacks_the_path(tmp_path: Path) -> None:
     first, second = saved(tmp_path, "path\na\n"), saved(tmp_path, "file\nb\n", "second.csv")
     with pytest.raises(MetaError, match=r"second\.csv: no column `path`"):
-        meta.read([first, second])
+        tables.read([first, second])
 
 
 def test_csv_and_parquet_join_with_integers_intact(tmp_path: Path) -> None:
     saved(tmp_path, "path,n,only\na,007,x\n", "a.csv")
     pq.write_table(pa.table({"path": ["b", "c"], "n": [9007199254740993, None]}), tmp_path / "b.parquet")
     saved(tmp_path, "path\nd\n", "c.csv")
-    frame = meta.read([tmp_path / "*.csv", tmp_path / "b.parquet"])
+    frame = tables.read([tmp_path / "*.csv", tmp_path / "b.parquet"])
     expected = [["a", "007", "x"], ["d", "", ""], ["b", "9007199254740993", ""], ["c", "", ""]]
     assert rows(frame) == expected
     assert round_trip(tmp_path / "out.csv", frame) == expected
@@ -315,7 +316,7 @@ def test_csv_and_parquet_join_with_integers_intact(tmp_path: Path) -> None:
 def test_integers_stay_integers_when_another_parquet_lacks_their_column(tmp_path: Path) -> None:
     pq.write_table(pa.table({"path": ["a"], "n": [9007199254740993]}), tmp_path / "a.parquet")
     pq.write_table(pa.table({"path": ["b"]}), tmp_path / "b.parquet")
-    meta.write(meta.read([tmp_path / "a.parquet", tmp_path / "b.parquet"]), tmp_path / "out.csv")
+    tables.write(tables.read([tmp_path / "a.parquet", tmp_path / "b.parquet"]), tmp_path / "out.csv")
     assert (tmp_path / "out.csv").read_text() == "path,n\na,9007199254740993\nb,\n"
 
 
@@ -334,7 +335,7 @@ def test_parquet_columns_keep_their_types(tmp_path: Path) -> None:
         }
     )
     pq.write_table(table, tmp_path / "in.parquet")
-    meta.write(meta.read(tmp_path / "in.parquet"), tmp_path / "out.parquet")
+    tables.write(tables.read(tmp_path / "in.parquet"), tmp_path / "out.parquet")
     assert pq.read_table(tmp_path / "out.parquet").equals(table)
 
 
@@ -365,7 +366,7 @@ def test_parquet_columns_keep_their_types(tmp_path: Path) -> None:
 def test_a_column_is_of_numbers_where_every_cell_is_exactly_its_number(
     tmp_path: Path, cells: list[str], found: list[float] | None
 ) -> None:
-    meta.write(text_frame(path=[f"p{n}" for n in range(len(cells))], x=cells), tmp_path / "m.parquet")
+    tables.write(text_frame(path=[f"p{n}" for n in range(len(cells))], x=cells), tmp_path / "m.parquet")
     values = pq.read_table(tmp_path / "m.parquet").column("x").to_pylist()
     assert values == (cells if found is None else found)
     assert [type(v) for v in values] == [type(v) for v in (cells if found is None else found)]
@@ -373,14 +374,14 @@ def test_a_column_is_of_numbers_where_every_cell_is_exactly_its_number(
 
 @pytest.mark.parametrize("name", ["path", "text", "id", "relpath", "error", "source_path", "timestamp"])
 def test_a_column_of_texts_is_never_one_of_numbers(tmp_path: Path, name: str) -> None:
-    meta.write(text_frame(**{name: ["1", "", "2"]}), tmp_path / "m.parquet")
+    tables.write(text_frame(**{name: ["1", "", "2"]}), tmp_path / "m.parquet")
     assert pq.read_table(tmp_path / "m.parquet").column(name).to_pylist() == ["1", None, "2"]
 
 
 def test_a_column_has_one_type_in_all_parts_of_a_table(tmp_path: Path) -> None:
     frame = text_frame(path=list("abcde"), x=["1", "2", "3.5", "4", "5"], y=["1", "2", "3", "4", "many"])
     paths = [tmp_path / f"{n}.parquet" for n in range(3)]
-    meta.write_parts(frame, paths)
+    tables.write_parts(frame, paths)
     parts = [pq.read_table(path) for path in paths]
     assert [part.num_rows for part in parts] == [2, 2, 1]
     assert len({part.schema for part in parts}) == 1
@@ -392,26 +393,26 @@ def test_a_column_has_one_type_in_all_parts_of_a_table(tmp_path: Path) -> None:
 def test_parquet_as_csv_has_empty_cells_and_whole_numbers(tmp_path: Path) -> None:
     table = {"path": ["a", "b"], "n": [3, None], "x": [0.1, None], "ok": [True, None], "text": [None, "t"]}
     pq.write_table(pa.table(table), tmp_path / "in.parquet")
-    meta.write(meta.read(tmp_path / "in.parquet"), tmp_path / "out.csv")
+    tables.write(tables.read(tmp_path / "in.parquet"), tmp_path / "out.csv")
     assert (tmp_path / "out.csv").read_text() == "path,n,x,ok,text\na,3,0.1,true,\nb,,,,t\n"
 
 
 def test_categories_of_another_writer_are_texts(tmp_path: Path) -> None:
     column = pa.array(["x", None, "x"]).dictionary_encode()
     pq.write_table(pa.table({"path": ["a", "b", "c"], "kind": column}), tmp_path / "in.parquet")
-    assert rows(meta.read(tmp_path / "in.parquet")) == [["a", "x"], ["b", ""], ["c", "x"]]
+    assert rows(tables.read(tmp_path / "in.parquet")) == [["a", "x"], ["b", ""], ["c", "x"]]
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
 def test_missing_texts_of_a_parquet_are_empty_texts(tmp_path: Path, kind: pa.DataType) -> None:
     pq.write_table(pa.table({"path": pa.array(["a", None], kind)}), tmp_path / "in.parquet")
-    assert meta.text(meta.read(tmp_path / "in.parquet"), "path").tolist() == ["a", ""]
+    assert tables.text(tables.read(tmp_path / "in.parquet"), "path").tolist() == ["a", ""]
 
 
 def test_an_index_that_pandas_wrote_is_a_column(tmp_path: Path) -> None:
     frame = pd.DataFrame({"path": ["a", "b"], "n": [1, 2]}).set_index("path")
     frame.to_parquet(tmp_path / "in.parquet")
-    assert sorted(meta.read(tmp_path / "in.parquet").columns) == ["n", "path"]
+    assert sorted(tables.read(tmp_path / "in.parquet").columns) == ["n", "path"]
 
 
 # --- writing -----------------------------------------------------------------------------------
@@ -419,21 +420,21 @@ def test_an_index_that_pandas_wrote_is_a_column(tmp_path: Path) -> None:
 
 def test_what_is_written_is_utf8_with_lf_and_few_quotes(tmp_path: Path) -> None:
     frame = text_frame(path=["a,b", 'c"d', "e"], text=["1", "naïve", "x\ry"])
-    meta.write(frame, tmp_path / "meta.csv")
+    tables.write(frame, tmp_path / "meta.csv")
     expected = 'path,text\n"a,b",1\n"c""d",naïve\ne,"x\ry"\n'
     assert (tmp_path / "meta.csv").read_bytes() == expected.encode()
 
 
 @pytest.mark.parametrize("name", ["a,b", 'a"b', "a\nb", "a\rb", "a b", "é", ""])
 def test_any_column_name_survives(tmp_path: Path, name: str) -> None:
-    frame = pd.DataFrame({"path": ["x"], name: ["y"]}).astype(meta.TEXT)
-    meta.write(frame, tmp_path / "meta.csv")
+    frame = pd.DataFrame({"path": ["x"], name: ["y"]}).astype(tables.TEXT)
+    tables.write(frame, tmp_path / "meta.csv")
     assert read_table(tmp_path / "meta.csv") == [{"path": "x", name: "y"}]
-    assert list(meta.read(tmp_path / "meta.csv").columns) == ["path", name]
+    assert list(tables.read(tmp_path / "meta.csv").columns) == ["path", name]
 
 
 def test_a_table_of_nothing_but_a_nameless_column_survives(tmp_path: Path) -> None:
-    meta.write(pd.DataFrame({"": ["x"]}).astype(meta.TEXT), tmp_path / "meta.csv")
+    tables.write(pd.DataFrame({"": ["x"]}).astype(tables.TEXT), tmp_path / "meta.csv")
     assert (tmp_path / "meta.csv").read_bytes() == b'""\nx\n'
 
 
@@ -459,12 +460,12 @@ ALPHABET = [
 ]
 
 
-@pytest.mark.parametrize("block_bytes", [7, 100, meta.BLOCK_BYTES])
+@pytest.mark.parametrize("block_bytes", [7, 100, parsing.BLOCK_BYTES])
 @pytest.mark.parametrize("seed", range(30))
 def test_random_tables_read_and_write_as_the_csv_module_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, block_bytes: int
 ) -> None:
-    monkeypatch.setattr(meta, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(parsing, "BLOCK_BYTES", block_bytes)
     draw = random.Random(seed)
     names = ["path", "text", 'odd "name",\r'][: draw.randint(1, 3)]
     table = [
@@ -475,22 +476,22 @@ def test_random_tables_read_and_write_as_the_csv_module_does(
     quoting = draw.choice([csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
     with open(tmp_path / "theirs.csv", "w", newline="", encoding=draw.choice(["utf-8", "utf-8-sig"])) as file:
         csv.writer(file, lineterminator="\r\n", quoting=quoting).writerows([names, *table])
-    frame = meta.read(tmp_path / "theirs.csv")
+    frame = tables.read(tmp_path / "theirs.csv")
     assert rows(frame) == table
-    meta.write(frame, tmp_path / "ours.csv")
+    tables.write(frame, tmp_path / "ours.csv")
     with open(tmp_path / "ours.csv", newline="", encoding="utf-8") as file:
         assert list(csv.reader(file, strict=True)) == [names, *table]
-    assert rows(meta.read(tmp_path / "ours.csv")) == table
-    meta.write(frame, tmp_path / "ours.parquet")
-    assert rows(meta.read(tmp_path / "ours.parquet")) == table
+    assert rows(tables.read(tmp_path / "ours.csv")) == table
+    tables.write(frame, tmp_path / "ours.parquet")
+    assert rows(tables.read(tmp_path / "ours.parquet")) == table
 
 
-@pytest.mark.parametrize("block_bytes", [7, 100, meta.BLOCK_BYTES])
+@pytest.mark.parametrize("block_bytes", [7, 100, parsing.BLOCK_BYTES])
 @pytest.mark.parametrize("seed", range(15))
 def test_random_bytes_are_read_as_the_csv_module_reads_them_or_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, block_bytes: int
 ) -> None:
-    monkeypatch.setattr(meta, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(parsing, "BLOCK_BYTES", block_bytes)
     draw = random.Random(seed)
     for _ in range(50):
         body = "".join(draw.choices([*ALPHABET, ",", "\n", '"'], k=draw.randint(0, 25)))
@@ -501,7 +502,7 @@ def test_random_bytes_are_read_as_the_csv_module_reads_them_or_refused(
             except csv.Error:
                 expected = [["refused"]]
         if all(len(row) == 2 for row in expected) and ["path", "text"] not in expected:
-            assert rows(meta.read(path)) == expected, body
+            assert rows(tables.read(path)) == expected, body
         else:
             refusal(path)
 
@@ -510,8 +511,8 @@ def test_random_bytes_are_read_as_the_csv_module_reads_them_or_refused(
 def test_writing_twice_gives_the_same_bytes(tmp_path: Path, extension: str) -> None:
     frame = text_frame(path=["a", "b"], aes=["4.5", ""])
     first, second = tmp_path / f"1{extension}", tmp_path / f"2{extension}"
-    meta.write(frame, first)
-    meta.write(meta.read(first), second)
+    tables.write(frame, first)
+    tables.write(tables.read(first), second)
     assert first.read_bytes() == second.read_bytes()
 
 
@@ -521,7 +522,7 @@ def test_a_write_that_fails_leaves_the_old_table_and_nothing_else(tmp_path: Path
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
         with pytest.raises(StorageError, match=r"cannot write .*meta\.csv: File too large"):
-            meta.write(text_frame(path=["x" * 1000] * 1000), path)
+            tables.write(text_frame(path=["x" * 1000] * 1000), path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_text() == "path\nold\n"
@@ -531,22 +532,22 @@ def test_a_write_that_fails_leaves_the_old_table_and_nothing_else(tmp_path: Path
 def test_a_killed_writer_leaves_the_old_table_and_the_next_one_tidies_up(tmp_path: Path) -> None:
     path = saved(tmp_path, "path\nold\n")
     program = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom pipeline import meta\n"
-        "with meta.replacing(Path(sys.argv[1])) as file:\n"
+        "import os, signal, sys\nfrom pathlib import Path\nfrom clipsheet import tables\n"
+        "with tables.replacing(Path(sys.argv[1])) as file:\n"
         "    file.write(b'path\\nnew')\n    file.flush()\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     done = subprocess.run([sys.executable, "-c", program, path], cwd=REPO, check=False)
     assert done.returncode == -signal.SIGKILL
     assert path.read_text() == "path\nold\n"
     assert len(os.listdir(tmp_path)) == 2
-    meta.write(text_frame(path=["new"]), path)
+    tables.write(text_frame(path=["new"]), path)
     assert path.read_text() == "path\nnew\n"
     assert os.listdir(tmp_path) == ["meta.csv"]
 
 
 def test_an_error_while_writing_leaves_the_old_table(tmp_path: Path) -> None:
     path = saved(tmp_path, "path\nold\n")
-    with pytest.raises(KeyError), meta.replacing(path) as file:
+    with pytest.raises(KeyError), tables.replacing(path) as file:
         file.write(b"path\nhalf")
         raise KeyError
     assert path.read_text() == "path\nold\n"
@@ -559,7 +560,7 @@ def test_a_link_stays_a_link_and_its_target_is_replaced(tmp_path: Path) -> None:
     link = tmp_path / "here" / "link.csv"
     link.parent.mkdir()
     link.symlink_to("../target.csv")
-    meta.write(text_frame(path=["new"]), link)
+    tables.write(text_frame(path=["new"]), link)
     assert link.is_symlink()
     assert target.read_text() == "path\nnew\n"
     assert target.stat().st_mode & 0o777 == 0o640
@@ -570,7 +571,7 @@ def test_a_folder_without_write_permission_is_a_storage_error(tmp_path: Path) ->
     path = saved(tmp_path, "path\nold\n")
     tmp_path.chmod(0o500)
     with without_privileges(), pytest.raises(StorageError, match="Permission denied"):
-        meta.write(text_frame(path=["new"]), path)
+        tables.write(text_frame(path=["new"]), path)
     tmp_path.chmod(0o700)
     assert path.read_text() == "path\nold\n"
 
@@ -578,17 +579,17 @@ def test_a_folder_without_write_permission_is_a_storage_error(tmp_path: Path) ->
 def test_a_file_in_the_place_of_a_folder_is_a_storage_error(tmp_path: Path) -> None:
     path = saved(tmp_path, "path\nold\n")
     with pytest.raises(StorageError, match="Not a directory"):
-        meta.write(text_frame(path=["new"]), path / "out.csv")
+        tables.write(text_frame(path=["new"]), path / "out.csv")
 
 
 def test_a_pipe_in_the_place_of_the_table_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "meta.csv")
     with pytest.raises(MetaError, match="not a regular file"):
-        meta.write(text_frame(path=["new"]), tmp_path / "meta.csv")
+        tables.write(text_frame(path=["new"]), tmp_path / "meta.csv")
 
 
 def test_missing_folders_of_the_output_are_made(tmp_path: Path) -> None:
-    meta.write(text_frame(path=["new"]), tmp_path / "a" / "b" / "meta.csv")
+    tables.write(text_frame(path=["new"]), tmp_path / "a" / "b" / "meta.csv")
     assert read_table(tmp_path / "a" / "b" / "meta.csv") == [{"path": "new"}]
 
 
@@ -616,7 +617,7 @@ def test_a_number_is_a_finite_number_and_all_else_is_bad() -> None:
         "0x10",
         "9007199254740993",
     ]
-    values, bad = meta.numbers(text_frame(x=cells), "x")
+    values, bad = tables.numbers(text_frame(x=cells), "x")
     expected = [1, 2.5, -300, 4] + [np.nan] * 8 + [9007199254740992]
     assert np.array_equal(values, expected, equal_nan=True)
     assert [c for c, is_bad in zip(cells, bad, strict=True) if is_bad] == [
@@ -639,7 +640,7 @@ def test_a_number_is_a_finite_number_and_all_else_is_bad() -> None:
 )
 def test_numbers_of_a_typed_column(array: pa.Array, values: list[float], bad: list[bool]) -> None:
     frame = pd.DataFrame({"x": pd.Series(array, dtype=pd.ArrowDtype(array.type))})
-    found, found_bad = meta.numbers(frame, "x")
+    found, found_bad = tables.numbers(frame, "x")
     assert np.array_equal(found, values, equal_nan=True)
     assert found_bad.tolist() == bad
 
@@ -660,17 +661,17 @@ def test_numbers_of_a_typed_column(array: pa.Array, values: list[float], bad: li
     ],
 )
 def test_how_a_value_stands_in_a_cell(value: object, cell: str) -> None:
-    assert meta.cell(value) == cell
+    assert tables.cell(value) == cell
 
 
 def test_errors_of_several_scorers_live_in_one_cell() -> None:
     frame = text_frame(
         path=["a", "b", "c", "d"], error=["aes: corrupt; ocr: timeout", "", "ocr: timeout", ""]
     )
-    meta.set_errors(frame, {"ocr": np.array(["", "", "missing", "corrupt"], object)})
+    tables.set_errors(frame, {"ocr": np.array(["", "", "missing", "corrupt"], object)})
     assert frame["error"].tolist() == ["aes: corrupt", "", "ocr: missing", "ocr: corrupt"]
-    assert meta.parse_errors("aes: corrupt; ocr: timeout") == {"aes": "corrupt", "ocr": "timeout"}
-    assert meta.format_errors({"aes": "corrupt", "ocr": "timeout"}) == "aes: corrupt; ocr: timeout"
+    assert tables.parse_errors("aes: corrupt; ocr: timeout") == {"aes": "corrupt", "ocr": "timeout"}
+    assert tables.format_errors({"aes": "corrupt", "ocr": "timeout"}) == "aes: corrupt; ocr: timeout"
 
 
 # --- names -------------------------------------------------------------------------------------
@@ -694,7 +695,7 @@ def test_errors_of_several_scorers_live_in_one_cell() -> None:
     ],
 )
 def test_numbers_in_names_are_the_shortest_exact_form(number: float, text: str) -> None:
-    assert meta.number_text(number) == text
+    assert tables.number_text(number) == text
     assert float(text) == number
 
 
@@ -708,7 +709,7 @@ def test_numbers_in_names_are_the_shortest_exact_form(number: float, text: str) 
     ],
 )
 def test_the_output_stands_beside_the_first_table(first: str, output: str | None, expected: str) -> None:
-    assert meta.output_path(Path(first), "aes", output) == Path(expected)
+    assert tables.output_path(Path(first), "aes", output) == Path(expected)
 
 
 @pytest.mark.parametrize("output", ["meta.csv", "./meta.csv", "sub/../meta.csv", "link.csv"])
@@ -717,53 +718,53 @@ def test_no_output_is_its_own_input(tmp_path: Path, output: str) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "link.csv").symlink_to("meta.csv")
     with pytest.raises(MetaError, match="no tool writes over its input"):
-        meta.output_path(path, "aes", tmp_path / output)
+        tables.output_path(path, "aes", tmp_path / output)
 
 
 @pytest.mark.parametrize("name", ["m_aes.csv", "m_aes_failed.csv", "m_aes_dropped.csv"])
 def test_an_output_and_the_tables_beside_it_are_no_input(tmp_path: Path, name: str) -> None:
     inputs = [saved(tmp_path, "path\na\n", "m.csv"), saved(tmp_path, "path\nb\n", name)]
     with pytest.raises(MetaError, match=f"{name}: is an input, .*: name the tables one by one, or give"):
-        meta.output_path(inputs, "aes")
+        tables.output_path(inputs, "aes")
     with pytest.raises(MetaError, match="no tool writes over its input"):
-        meta.check_output(inputs, tmp_path / "m_aes.csv")
-    assert meta.output_path(inputs, "aes", tmp_path / "other.csv") == tmp_path / "other.csv"
-    assert meta.output_path(inputs, "ocr") == tmp_path / "m_ocr.csv"
+        tables.check_output(inputs, tmp_path / "m_aes.csv")
+    assert tables.output_path(inputs, "aes", tmp_path / "other.csv") == tmp_path / "other.csv"
+    assert tables.output_path(inputs, "ocr") == tmp_path / "m_ocr.csv"
 
 
 @pytest.mark.parametrize("stem", ["m" * 250, "画" * 80, "m" * 197, os.fsdecode(b"\xff" * 240)])
 def test_a_long_name_leaves_room_for_the_files_beside_it(stem: str) -> None:
     first = Path(f"{stem}.csv")
-    path = meta.output_path(first, "aesmin4.5")
-    assert path == meta.output_path(first, "aesmin4.5"), "the next run finds it"
+    path = tables.output_path(first, "aesmin4.5")
+    assert path == tables.output_path(first, "aesmin4.5"), "the next run finds it"
     assert path.stem.endswith("_aesmin4.5")
     assert len(os.fsencode(path.stem)) <= 200
-    assert len({path, *(meta.output_path(first, f"aesmin{n}") for n in range(9))}) == 10
+    assert len({path, *(tables.output_path(first, f"aesmin{n}") for n in range(9))}) == 10
     again = path
     for _ in range(5):
-        again = meta.output_path(again, "info")
+        again = tables.output_path(again, "info")
         assert len(os.fsencode(again.stem)) <= 200
     assert again != path
 
 
 def test_a_name_of_200_bytes_is_left_as_it_is() -> None:
-    assert meta.output_path(Path("m" * 196 + ".csv"), "aes") == Path("m" * 196 + "_aes.csv")
+    assert tables.output_path(Path("m" * 196 + ".csv"), "aes") == Path("m" * 196 + "_aes.csv")
 
 
 def test_a_given_name_too_long_for_the_files_beside_it_is_refused() -> None:
-    assert meta.output_path(Path("m.csv"), "aes", "m" * 243 + ".csv") == Path("m" * 243 + ".csv")
+    assert tables.output_path(Path("m.csv"), "aes", "m" * 243 + ".csv") == Path("m" * 243 + ".csv")
     with pytest.raises(MetaError, match="the name is too long"):
-        meta.output_path(Path("m.csv"), "aes", "m" * 244 + ".csv")
+        tables.output_path(Path("m.csv"), "aes", "m" * 244 + ".csv")
 
 
 def test_a_separator_in_a_suffix_is_no_folder() -> None:
-    assert meta.output_path(Path("d/meta.csv"), "best30a/b") == Path("d/meta_best30a_b.csv")
+    assert tables.output_path(Path("d/meta.csv"), "best30a/b") == Path("d/meta_best30a_b.csv")
 
 
 def test_an_output_must_be_named_like_a_table() -> None:
     with pytest.raises(MetaError, match=r"a table ends in \.csv or \.parquet, not in '\.txt'"):
-        meta.output_path(Path("meta.csv"), "aes", "out.txt")
+        tables.output_path(Path("meta.csv"), "aes", "out.txt")
 
 
 def test_sidecars_are_named_after_the_output() -> None:
-    assert meta.sidecar(Path("d/meta_aes.csv"), "failed") == Path("d/meta_aes_failed.csv")
+    assert tables.sidecar(Path("d/meta_aes.csv"), "failed") == Path("d/meta_aes_failed.csv")
