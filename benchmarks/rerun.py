@@ -24,7 +24,9 @@ from benchmarks._scorers import FileBytes, TextLength
 from clipsheet import tables
 from clipsheet.engine.run import RunOptions, run_scorers
 from clipsheet.scorer import Scorer
-from clipsheet.store.store import COMPACT_FILES, Store, row_keys
+from clipsheet.store.cells import COMPACT_FILES
+from clipsheet.store.folder import Store
+from clipsheet.store.keys import row_keys
 
 COLUMNS = 10
 SCORERS = (TextLength(), FileBytes())

@@ -28,7 +28,8 @@ from clipsheet.engine import launch, run
 from clipsheet.errors import CallError, ClipsheetError, Stopped
 from clipsheet.outcome import Status, recording
 from clipsheet.scorer import Scorer, provenance
-from clipsheet.store.store import FOLDER, Store, working_on
+from clipsheet.store.folder import Store
+from clipsheet.store.locks import FOLDER, working_on
 from script.plan import Plan, part, plan
 from script.stages import Stage, groups
 

@@ -20,7 +20,7 @@ import pytest
 from clipsheet.engine.run import RunOptions
 from clipsheet.errors import CallError, Incomplete, MediaError, StorageError
 from clipsheet.media import Media
-from clipsheet.store.store import working_on
+from clipsheet.store.locks import working_on
 from pipeline.splitting.clips import failing
 from pipeline.splitting.cut import CLIPS_PER_TASK, FIRST_TASKS, LAST_TASKS, _groups, cut
 from pipeline.splitting.cutter import Clip, Cutting

@@ -20,7 +20,8 @@ from clipsheet.engine.launch import launch
 from clipsheet.engine.run import RunOptions, run_scorers
 from clipsheet.errors import StorageError
 from clipsheet.scorer import MODELS, Scorer
-from clipsheet.store.store import MERGE_FILES, Store
+from clipsheet.store.folder import Store
+from clipsheet.store.vectors import MERGE_FILES
 from tests import footage
 from tests.conftest import REPO, listing, read_table, write_table
 from tests.probe import Fit, Glow, Shades, run_glow

@@ -497,7 +497,8 @@ def test_where_a_file_system_has_no_locks_a_journal_in_use_stays(tmp_path, monke
     import errno
     import fcntl
 
-    from clipsheet.store.store import COMPACT_FILES, Store
+    from clipsheet.store.cells import COMPACT_FILES
+    from clipsheet.store.folder import Store
 
     def no_locks(file: Any, how: int) -> None:
         raise OSError(errno.ENOLCK, "no locks")
@@ -515,7 +516,8 @@ def test_where_a_file_system_has_no_locks_a_journal_in_use_stays(tmp_path, monke
 
 
 def test_many_small_journals_are_put_together(tmp_path):
-    from clipsheet.store.store import COMPACT_FILES, Store
+    from clipsheet.store.cells import COMPACT_FILES
+    from clipsheet.store.folder import Store
 
     cells = Store(tmp_path).cells(Words())
     for number in range(COMPACT_FILES + 5):
@@ -527,7 +529,7 @@ def test_many_small_journals_are_put_together(tmp_path):
 
 
 def test_a_file_that_an_older_launch_left_is_no_process_that_has_ended(tmp_path):
-    from clipsheet.store.store import Presence
+    from clipsheet.store.locks import Presence
 
     rank = launch.Rank(0, 2, 0, "some-launch")
     old = tmp_path / ".clipsheet" / "ranks" / "some-launch" / "1"

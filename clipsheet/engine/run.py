@@ -54,17 +54,11 @@ from clipsheet.scorer import (
     all_columns,
     missing,
 )
-from clipsheet.store.store import (
-    Cells,
-    Journal,
-    Presence,
-    Store,
-    VectorFolder,
-    Vectors,
-    VectorWriter,
-    row_keys,
-    working_on,
-)
+from clipsheet.store.cells import Cells, Journal
+from clipsheet.store.folder import Store
+from clipsheet.store.keys import row_keys
+from clipsheet.store.locks import Presence, working_on
+from clipsheet.store.vectors import VectorFolder, Vectors, VectorWriter
 
 log = logging.getLogger(__name__)
 

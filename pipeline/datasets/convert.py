@@ -28,7 +28,7 @@ from clipsheet.engine.run import write_sidecar
 from clipsheet.errors import CallError, MediaError, one_line, storing
 from clipsheet.media.container import beginning, playlist
 from clipsheet.outcome import Status, recording
-from clipsheet.store.store import working_on
+from clipsheet.store.locks import working_on
 from clipsheet.tables import textfile
 from pipeline.datasets import filetypes
 from pipeline.datasets.filetypes import (

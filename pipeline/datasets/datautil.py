@@ -28,7 +28,8 @@ from clipsheet.engine import launch
 from clipsheet.engine.run import RunOptions, compute, join, write_sidecar
 from clipsheet.errors import CallError, ConfigError, MediaError, MetaError, one_line
 from clipsheet.outcome import Status, recording
-from clipsheet.store.store import Store, working_on
+from clipsheet.store.folder import Store
+from clipsheet.store.locks import working_on
 from pipeline.datasets import captions, filetypes
 from pipeline.datasets.caption_files import caption_beside
 from pipeline.datasets.expression import Expression

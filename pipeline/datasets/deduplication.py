@@ -33,7 +33,10 @@ from clipsheet.media import fit
 from clipsheet.media.borders import BorderFinder
 from clipsheet.outcome import Status, recording
 from clipsheet.scorer import Column, Frames, Home, Row, Scorer
-from clipsheet.store.store import Store, Verdicts, row_keys, working_on
+from clipsheet.store.cells import Verdicts
+from clipsheet.store.folder import Store
+from clipsheet.store.keys import row_keys
+from clipsheet.store.locks import working_on
 
 FRAMES = 3
 HASHED_LONG_SIDE = 512

@@ -50,7 +50,10 @@ from clipsheet.errors import (
 from clipsheet.log import Progress
 from clipsheet.outcome import Status, recording
 from clipsheet.scorer import every_column
-from clipsheet.store.store import FOLDER, Cells, Store, row_keys, working_on
+from clipsheet.store.cells import Cells
+from clipsheet.store.folder import Store
+from clipsheet.store.keys import row_keys
+from clipsheet.store.locks import FOLDER, working_on
 from pipeline.splitting import clips
 from pipeline.splitting.audit import Audit
 from pipeline.splitting.cutter import Clip, CutJob, Cutting, Dropped, Made, name_hash

@@ -13,7 +13,8 @@ from clipsheet.cli import describe, run_main, scorer_parser
 from clipsheet.engine import launch
 from clipsheet.engine.run import RunOptions, run_scorers
 from clipsheet.outcome import Status
-from clipsheet.store.store import Store, row_keys
+from clipsheet.store.folder import Store
+from clipsheet.store.keys import row_keys
 from scoring.clip import unit
 from scoring.embedding.scorer import Embedding
 

@@ -1,0 +1,66 @@
+"""Keys: what identifies a row for a scorer, and a file for a feature."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from clipsheet import tables
+
+KEY_BYTES = 24
+ROWS_PER_PART = 4_000  # of keys, and of verdicts in a file, that are handled at a time
+STAT_THREADS = 16
+STAT_CHUNK = 500
+SLOW_CHUNK_SECONDS = 0.02  # a local disk takes 1 ms; threads would only be in each other's way
+
+
+def row_keys(frame: pd.DataFrame, reads: Sequence[str]) -> pa.Array:
+    """[N] text: for every row 24 hex digits of what a scorer that reads these columns depends on.
+
+    With `path` among them, the size and modification time of the file count too.
+    """
+    columns = [tables.text(frame, name) for name in reads]
+    keys = np.empty(len(frame), f"S{KEY_BYTES}")
+    for start in range(0, len(frame), ROWS_PER_PART):
+        cells = [column.iloc[start : start + ROWS_PER_PART].tolist() for column in columns]
+        if "path" in reads:
+            cells.append(_file_marks(cells[list(reads).index("path")]))
+        keys[start : start + ROWS_PER_PART] = [_digest(row) for row in zip(*cells, strict=True)]
+    ends = np.arange(len(keys) + 1, dtype=np.int64) * KEY_BYTES
+    return pa.Array.from_buffers(pa.large_string(), len(keys), [None, pa.py_buffer(ends), pa.py_buffer(keys)])
+
+
+def _digest(cells: Iterable[str]) -> str:
+    text = "\x1f".join(cells).encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(text, digest_size=KEY_BYTES // 2).hexdigest()
+
+
+def _file_marks(paths: Sequence[str]) -> list[str]:
+    """Size and modification time of each file; where the disk lets us wait, many at a time."""
+    marks: list[str] = []
+    waited = 0.0
+    while len(marks) < len(paths) and waited < SLOW_CHUNK_SECONDS:
+        started = time.monotonic()
+        marks += map(_file_mark, paths[len(marks) : len(marks) + STAT_CHUNK])
+        waited = time.monotonic() - started
+    rest = range(len(marks), len(paths), STAT_CHUNK)
+    if rest:
+        with ThreadPoolExecutor(STAT_THREADS) as threads:
+            for more in threads.map(lambda at: [*map(_file_mark, paths[at : at + STAT_CHUNK])], rest):
+                marks += more
+    return marks
+
+
+def _file_mark(path: str) -> str:
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return "-"
+    return f"{status.st_size} {status.st_mtime_ns}"
