@@ -19,7 +19,9 @@ from benchmarks import _clips
 from benchmarks._measure import flags, machine, race, verdict
 from captioning.caption_api import CaptionApi
 from clipsheet.engine.pool import Pool
-from clipsheet.engine.run import RunOptions, SampleJob, Task, run_scorers
+from clipsheet.engine.run import run_scorers
+from clipsheet.engine.sample import SampleJob, Task
+from clipsheet.options import RunOptions
 from tests.chat_server import MODEL, ChatServer
 
 CAPTION = (

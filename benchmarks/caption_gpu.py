@@ -18,8 +18,10 @@ from benchmarks import _clips
 from benchmarks._measure import flags, machine, race, verdict
 from captioning.caption_qwen2vl import CaptionQwen2vl
 from captioning.local import Loaded
-from clipsheet.engine.run import RunOptions, prepare_together, run_scorers
+from clipsheet.engine.run import run_scorers
+from clipsheet.engine.sample import prepare_together
 from clipsheet.media import Media
+from clipsheet.options import RunOptions
 from clipsheet.scorer import Home
 from tests import tiny_captioners
 

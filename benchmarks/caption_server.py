@@ -26,8 +26,10 @@ from benchmarks import _clips
 from benchmarks._measure import machine
 from captioning.caption_api import CaptionApi
 from captioning.captioner import Answer, Ask, judged
-from clipsheet.engine.run import RunOptions, prepare_together, run_scorers
+from clipsheet.engine.run import run_scorers
+from clipsheet.engine.sample import prepare_together
 from clipsheet.media import Media
+from clipsheet.options import RunOptions
 from clipsheet.tables.read import read
 from tests import tiny_captioners
 

@@ -22,7 +22,9 @@ from benchmarks import _clips
 from benchmarks._measure import flags, machine, race
 from benchmarks.clip_once import CLIP, make_models
 from clipsheet.engine.pool import Pool
-from clipsheet.engine.run import RunOptions, SampleJob, Task, run_scorers
+from clipsheet.engine.run import run_scorers
+from clipsheet.engine.sample import SampleJob, Task
+from clipsheet.options import RunOptions
 from clipsheet.scorer import Home, frame_positions
 from scoring.aesthetic.scorer import Aesthetic
 from scoring.clip import ClipImages

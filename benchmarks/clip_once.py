@@ -18,7 +18,8 @@ import pandas as pd
 from benchmarks import _clips
 from benchmarks._measure import flags, machine, race, verdict
 from clipsheet import tables
-from clipsheet.engine.run import RunOptions, run_scorers
+from clipsheet.engine.run import run_scorers
+from clipsheet.options import RunOptions
 from clipsheet.scorer import Scorer
 from scoring.aesthetic.scorer import Aesthetic
 from scoring.clip import OPENAI_VOCABULARY, openai_tokenizer

@@ -26,8 +26,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks._measure import machine, race, verdict
-from clipsheet.engine.run import RunOptions
 from clipsheet.media import Media
+from clipsheet.options import RunOptions
 from pipeline.splitting.cut import cut
 from pipeline.splitting.cutter import Cutting
 from pipeline.splitting.scene_detect import format_scenes

@@ -15,7 +15,8 @@ from pathlib import Path
 from benchmarks import _clips
 from benchmarks._measure import flags, machine, race, verdict
 from benchmarks._scorers import EverySecond, Middle, Three
-from clipsheet.engine.run import RunOptions, run_scorers
+from clipsheet.engine.run import run_scorers
+from clipsheet.options import RunOptions
 from clipsheet.scorer import Scorer
 from scoring.quality.scorer import Quality
 

@@ -21,8 +21,10 @@ import cv2
 from benchmarks import _clips
 from benchmarks._measure import flags, machine, race, verdict
 from clipsheet.engine.launch import launch
-from clipsheet.engine.run import RunOptions, prepare_together, run_scorers
+from clipsheet.engine.run import run_scorers
+from clipsheet.engine.sample import prepare_together
 from clipsheet.media import Media
+from clipsheet.options import RunOptions
 from scoring.quality.scorer import Quality
 
 

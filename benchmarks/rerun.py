@@ -22,7 +22,8 @@ from benchmarks import _tables
 from benchmarks._measure import MIB, flags, growth, machine, race, verdict
 from benchmarks._scorers import FileBytes, TextLength
 from clipsheet import tables
-from clipsheet.engine.run import RunOptions, run_scorers
+from clipsheet.engine.run import run_scorers
+from clipsheet.options import RunOptions
 from clipsheet.scorer import Scorer
 from clipsheet.store.cells import COMPACT_FILES
 from clipsheet.store.folder import Store

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from benchmarks._measure import machine, verdict
-from clipsheet.engine.run import prepare_together
+from clipsheet.engine.sample import prepare_together
 from clipsheet.media import Media
 from clipsheet.scorer import Home
 from pipeline.splitting.cues import HEIGHT, WIDTH, Transition

@@ -24,9 +24,10 @@ from clipsheet import tables
 from clipsheet.cli import describe, run_main, scorer_parser
 from clipsheet.config import option
 from clipsheet.engine import launch
-from clipsheet.engine.run import RunOptions, run_scorers, write_sidecar
+from clipsheet.engine.run import run_scorers
 from clipsheet.errors import ConfigError, MediaError
 from clipsheet.media import MediaInfo
+from clipsheet.options import RunOptions
 from clipsheet.outcome import Status
 from clipsheet.scorer import Column, Frame, Frames, Row, Scorer
 
@@ -302,7 +303,7 @@ def caption(inputs: Sequence[str], captioners: Sequence[Captioner], options: Run
     """
     status = run_scorers(inputs, captioners, options)
     if any(captioner.window_seconds for captioner in captioners) and launch.Rank.from_environment().is_main:
-        write_sidecar(
+        tables.write_sidecar(
             windows_table(tables.read([str(status.output)], ("windows",))), status.output, "windows"
         )
     return status

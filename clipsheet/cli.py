@@ -16,8 +16,9 @@ from typing import Any, NoReturn, TypeVar
 from clipsheet import log
 from clipsheet.config import build, optional_type
 from clipsheet.engine import launch
-from clipsheet.engine.run import RunOptions, run_scorers
+from clipsheet.engine.run import run_scorers
 from clipsheet.errors import INCOMPLETE, OK, WRONG_CALL, ClipsheetError, Stopped, one_line
+from clipsheet.options import RunOptions
 from clipsheet.outcome import Status
 from clipsheet.scorer import Scorer
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from clipsheet.cli import Parser, run_main
 from clipsheet.config import build
-from clipsheet.engine.run import RunOptions, run_scorers
+from clipsheet.engine.run import run_scorers
 from clipsheet.errors import CallError
+from clipsheet.options import RunOptions
 from clipsheet.scorer import Scorer
 from scoring.aesthetic.scorer import Aesthetic
 from scoring.embedding.scorer import Embedding

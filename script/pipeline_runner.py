@@ -26,6 +26,7 @@ from clipsheet import config, errors, tables
 from clipsheet.cli import Parser, guarded, run_main
 from clipsheet.engine import launch, run
 from clipsheet.errors import CallError, ClipsheetError, Stopped
+from clipsheet.options import RunOptions
 from clipsheet.outcome import Status, recording
 from clipsheet.scorer import Scorer, provenance
 from clipsheet.store.folder import Store
@@ -182,9 +183,7 @@ def _run_stage(stage: Stage, source: Path, output: Path, record: Record, wanted:
         status.rows_in = before[0] or 0
     else:
         record.begin(made_by, source, output)
-        options = run.RunOptions(
-            **{f: getattr(wanted.options, f) for f in run.RunOptions.__dataclass_fields__}
-        )
+        options = RunOptions(**{f: getattr(wanted.options, f) for f in RunOptions.__dataclass_fields__})
         status = stage.run(source, output, options)
         log.info("%s", status.line())
         record.done(made_by, source, output)
@@ -231,8 +230,8 @@ def score_ahead(group: Sequence[Stage], source: Path, wanted: Plan) -> list[dict
     if not scorers or (len(scorers) == 1 and processes == 1):
         return []
     sizes = [stage.bs for stage in group if stage.bs is not None]
-    given = {f: getattr(wanted.options, f) for f in run.RunOptions.__dataclass_fields__}
-    options = run.RunOptions(**given | {"bs": min(sizes, default=wanted.options.bs)})
+    given = {f: getattr(wanted.options, f) for f in RunOptions.__dataclass_fields__}
+    options = RunOptions(**given | {"bs": min(sizes, default=wanted.options.bs)})
     folder = wanted.paths.meta
     if processes == 1:
         score_shared(source, scorers, folder, options)
@@ -253,7 +252,7 @@ def score_ahead(group: Sequence[Stage], source: Path, wanted: Plan) -> list[dict
     ]  # fmt: skip
 
 
-def score_shared(source: Path, scorers: list[Scorer], folder: Path, options: run.RunOptions) -> None:
+def score_shared(source: Path, scorers: list[Scorer], folder: Path, options: RunOptions) -> None:
     """One process's part of a shared pass."""
     frame = tables.read(source, ())
     names = " ".join(scorer.name for scorer in scorers)
@@ -261,7 +260,7 @@ def score_shared(source: Path, scorers: list[Scorer], folder: Path, options: run
     run.compute(frame, scorers, options, Store(folder, options.reader, options.models), rank, names)
 
 
-def guarded_share(source: Path, scorers: list[Scorer], folder: Path, options: run.RunOptions) -> int:
+def guarded_share(source: Path, scorers: list[Scorer], folder: Path, options: RunOptions) -> int:
     """score_shared() as a program."""
     return guarded(lambda: score_shared(source, scorers, folder, options))
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from clipsheet import config, tables
 from clipsheet.config import check_keys, option
-from clipsheet.engine.run import RunOptions
 from clipsheet.errors import ConfigError
+from clipsheet.options import RunOptions
 from clipsheet.scorer import missing
 from pipeline.datasets.datautil import NSFW_LIMIT
 from pipeline.splitting.cutter import Cutting

@@ -16,8 +16,9 @@ from captioning.captioner import Captioner, caption
 from captioning.enhance import Enhance
 from clipsheet import tables
 from clipsheet.config import build, check_keys, option
-from clipsheet.engine.run import RunOptions, run_scorers
+from clipsheet.engine.run import run_scorers
 from clipsheet.errors import ConfigError
+from clipsheet.options import RunOptions
 from clipsheet.outcome import Status
 from clipsheet.scorer import Scorer
 from pipeline.datasets.convert import ConvertOptions, convert

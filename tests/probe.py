@@ -183,7 +183,8 @@ class Fit(Glow):
 def run_glow(tables: list[str], shades: dict[str, Any], more: dict[str, Any]) -> int:
     """run_scorers with Glow, as a program."""
     from clipsheet.cli import guarded
-    from clipsheet.engine.run import RunOptions, run_scorers
+    from clipsheet.engine.run import run_scorers
+    from clipsheet.options import RunOptions
 
     return guarded(lambda: run_scorers(tables, [Glow(Shades(**shades))], RunOptions(**more)))
 
@@ -191,7 +192,8 @@ def run_glow(tables: list[str], shades: dict[str, Any], more: dict[str, Any]) ->
 def run_words(tables: list[str], log: str, seconds: float, more: dict[str, Any]) -> int:
     """run_scorers with Words, as a program: for clipsheet.engine.launch.launch() and for being killed."""
     from clipsheet.cli import guarded
-    from clipsheet.engine.run import RunOptions, run_scorers
+    from clipsheet.engine.run import run_scorers
+    from clipsheet.options import RunOptions
 
     return guarded(lambda: run_scorers(tables, [Words(log, seconds)], RunOptions(**more)))
 

@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipsheet.engine.run import RunOptions, prepare_together, run_scorers
+from clipsheet.engine.run import run_scorers
+from clipsheet.engine.sample import prepare_together
 from clipsheet.media import Media
+from clipsheet.options import RunOptions
 from pipeline.datasets.datautil import UtilOptions, Verbs, datautil
 from pipeline.splitting.audit import Audit
 from pipeline.splitting.cut import cut, recut

@@ -23,9 +23,11 @@ from captioning.captioner import Answer, Ask, Asks, judged, windows
 from captioning.enhance import Enhance
 from captioning.local import of_like_length
 from captioning.pooling import Pooling
-from clipsheet.engine.run import RunOptions, prepare_together, run_scorers
+from clipsheet.engine.run import run_scorers
+from clipsheet.engine.sample import prepare_together
 from clipsheet.errors import CallError, MediaError
 from clipsheet.media import Media
+from clipsheet.options import RunOptions
 from clipsheet.scorer import Home, provenance
 from tests import footage, tiny_captioners
 from tests.conftest import read_table, write_table

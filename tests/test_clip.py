@@ -16,9 +16,10 @@ import pytest
 import torch
 from PIL import Image
 
-from clipsheet.engine.run import RunOptions, run_scorers
+from clipsheet.engine.run import run_scorers
 from clipsheet.errors import CallError
 from clipsheet.media import Media
+from clipsheet.options import RunOptions
 from clipsheet.scorer import Home, Scorer, provenance
 from scoring.aesthetic.scorer import Aesthetic, aesthetics, linear_layers
 from scoring.clip import ClipImages, ClipTexts, Preparation

@@ -17,9 +17,9 @@ import cv2
 import numpy as np
 import pytest
 
-from clipsheet.engine.run import RunOptions
 from clipsheet.errors import CallError, Incomplete, MediaError, StorageError
 from clipsheet.media import Media
+from clipsheet.options import RunOptions
 from clipsheet.store.locks import working_on
 from pipeline.splitting.clips import failing
 from pipeline.splitting.cut import CLIPS_PER_TASK, FIRST_TASKS, LAST_TASKS, _groups, cut

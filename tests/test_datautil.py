@@ -15,8 +15,8 @@ from PIL import Image
 
 from clipsheet import tables
 from clipsheet.config import build
-from clipsheet.engine.run import RunOptions
 from clipsheet.errors import CallError, ConfigError, MetaError
+from clipsheet.options import RunOptions
 from clipsheet.outcome import Status
 from pipeline.datasets.datautil import FILTERS, UtilOptions, Verbs, datautil, suffix_of
 from tests import footage

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from clipsheet.engine import run
-from clipsheet.engine.run import RunOptions
 from clipsheet.errors import CallError
+from clipsheet.options import RunOptions
 from pipeline.datasets.deduplication import (
     BLOCK_ROWS,
     Deduplication,

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from clipsheet.engine.run import RunOptions, run_scorers
+from clipsheet.engine.run import run_scorers
+from clipsheet.options import RunOptions
 from scoring.info.scorer import Info
 from scoring.motion.scorer import Motion
 from scoring.ocr.scorer import Ocr

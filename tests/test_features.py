@@ -17,8 +17,9 @@ import pytest
 from PIL import Image
 
 from clipsheet.engine.launch import launch
-from clipsheet.engine.run import RunOptions, run_scorers
+from clipsheet.engine.run import run_scorers
 from clipsheet.errors import StorageError
+from clipsheet.options import RunOptions
 from clipsheet.scorer import MODELS, Scorer
 from clipsheet.store.folder import Store
 from clipsheet.store.vectors import MERGE_FILES

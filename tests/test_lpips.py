@@ -18,8 +18,10 @@ import pytest
 import torch
 from PIL import Image
 
-from clipsheet.engine.run import RunOptions, prepare_together, run_scorers
+from clipsheet.engine.run import run_scorers
+from clipsheet.engine.sample import prepare_together
 from clipsheet.media import Media
+from clipsheet.options import RunOptions
 from clipsheet.scorer import Home, file_sha256, provenance
 from scoring.lpips.scorer import BACKBONES, MAX_PAIRS, Lpips
 from tests import footage

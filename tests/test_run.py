@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from clipsheet.engine import launch
-from clipsheet.engine.run import RunOptions, run_scorers
+from clipsheet.engine.run import run_scorers
 from clipsheet.errors import CallError, Incomplete, Stopped, StorageError, TooManyFailed
+from clipsheet.options import RunOptions
 from tests import footage
 from tests.conftest import REPO, listing, read_table, write_table
 from tests.probe import Brightness, Patient, Words, run_words
@@ -529,7 +530,7 @@ def test_many_small_journals_are_put_together(tmp_path):
 
 
 def test_a_file_that_an_older_launch_left_is_no_process_that_has_ended(tmp_path):
-    from clipsheet.store.locks import Presence
+    from clipsheet.engine.presence import Presence
 
     rank = launch.Rank(0, 2, 0, "some-launch")
     old = tmp_path / ".clipsheet" / "ranks" / "some-launch" / "1"

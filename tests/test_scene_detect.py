@@ -17,7 +17,7 @@ import pytest
 import scenedetect
 import torch
 
-from clipsheet.engine.run import OrderedFrames, prepare_together
+from clipsheet.engine.sample import OrderedFrames, prepare_together
 from clipsheet.errors import MediaError
 from clipsheet.media import Media
 from pipeline.splitting import cues as splitting_cues

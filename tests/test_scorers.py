@@ -21,9 +21,11 @@ from captioning.caption_pllava import CaptionPllava
 from captioning.caption_qwen2vl import CaptionQwen2vl
 from captioning.captioner import Captioner
 from clipsheet.cli import describe, scorer_parser
-from clipsheet.engine.run import RunOptions, prepare_together, run_scorers
+from clipsheet.engine.run import run_scorers
+from clipsheet.engine.sample import prepare_together
 from clipsheet.errors import MediaError
 from clipsheet.media import Media
+from clipsheet.options import RunOptions
 from clipsheet.scorer import MODELS, Home, Scorer, every_column, frame_positions, provenance
 from pipeline.datasets.deduplication import Hashes
 from pipeline.splitting.audit import Audit

@@ -1,4 +1,4 @@
-"""Files of running processes: locks, who is at work, and files that one process appends to."""
+"""Files of running processes: locks, and files that one process appends to."""
 
 from __future__ import annotations
 
@@ -14,15 +14,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
-from clipsheet.engine.launch import Rank
 from clipsheet.errors import Incomplete, storing
 
 log = logging.getLogger(__name__)
 
 FOLDER = ".clipsheet"
 SYNC_SECONDS = 1.0
-OVER = b"over"
-START_SLACK_SECONDS = 600.0  # by which the processes of a launch may begin one after another
 
 
 class ProcessFile:
@@ -33,7 +30,7 @@ class ProcessFile:
         self._synced = time.monotonic()
         with storing(path):
             self._file: IO[bytes] = open(path, "xb", buffering=0)
-            self._locked = _try_lock(self._file)
+            self._locked = try_lock(self._file)
 
     @classmethod
     def new(cls, folder: Path, ending: str) -> ProcessFile:
@@ -85,13 +82,13 @@ def ended_among(paths: Iterable[Path], folder: Path) -> Iterator[list[Path]]:
     None, while another process does the same in `folder`.
     """
     with contextlib.ExitStack() as stack, storing(folder):
-        if _try_lock(stack.enter_context(open(folder / "lock", "ab"))):
-            yield [path for path in paths if _try_lock(stack.enter_context(open(path, "ab")))]
+        if try_lock(stack.enter_context(open(folder / "lock", "ab"))):
+            yield [path for path in paths if try_lock(stack.enter_context(open(path, "ab")))]
         else:
             yield []
 
 
-def _try_lock(file: IO[bytes]) -> bool | None:
+def try_lock(file: IO[bytes]) -> bool | None:
     """Take an exclusive lock that the kernel frees when the process ends.
 
     Returns:
@@ -122,7 +119,7 @@ def working_on(output: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "a+b")
     with file:
-        if _try_lock(file) is False:
+        if try_lock(file) is False:
             file.seek(0)
             holder = file.read(1000).decode("utf-8", "replace").strip() or "another process"
             raise Incomplete(f"{output}: {holder} is making it; wait for that and run this again")
@@ -135,49 +132,3 @@ def working_on(output: Path) -> Iterator[None]:
             )
             file.flush()
         yield
-
-
-class Presence:
-    """Marks a process of a launch as at work until it ends, for the one that waits for the others."""
-
-    def __init__(self, folder: Path, rank: Rank) -> None:
-        self._ranks = folder / FOLDER / "ranks" / rank.launch
-        path = self._ranks / str(rank.index)
-        with storing(path):
-            self._ranks.mkdir(parents=True, exist_ok=True)
-            self._file = open(path, "w+b", buffering=0)  # stays open, and locked, until the process ends
-        while _try_lock(self._file) is False:  # someone is looking whether we have ended
-            time.sleep(0.05)
-        self._began = time.time()
-
-    def beat(self) -> None:
-        """This process is alive."""
-        os.utime(self._file.fileno())
-
-    def over(self) -> None:
-        """This process has done its rows; for file systems that cannot tell by its lock."""
-        self._file.write(OVER)
-
-    def last_beat(self) -> float:
-        """When the last sign of life of any process of the launch was, in seconds since 1970."""
-        return max((path.stat().st_mtime for path in self._ranks.glob("*")), default=0.0)
-
-    def ended(self, world: int) -> bool:
-        """Whether all processes but number 0 have begun and are over."""
-        for rank in range(1, world):
-            try:
-                with open(self._ranks / str(rank), "r+b") as file:
-                    stale = os.fstat(file.fileno()).st_mtime < self._began - START_SLACK_SECONDS
-                    locked = _try_lock(file)
-                    if stale or locked is False or (locked is None and file.read() != OVER):
-                        return False
-            except FileNotFoundError:
-                return False
-        return True
-
-    def remove(self) -> None:
-        """All are over: leave nothing behind."""
-        for path in self._ranks.glob("*"):
-            path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            self._ranks.rmdir()

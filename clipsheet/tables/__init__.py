@@ -20,7 +20,7 @@ from clipsheet.tables.cells import (
 from clipsheet.tables.csv import release_memory, stamp
 from clipsheet.tables.names import check_ending, check_names, check_output, digest, output_path, sidecar
 from clipsheet.tables.read import concatenate, expand, read, require
-from clipsheet.tables.write import replacing, write, write_parts
+from clipsheet.tables.write import replacing, write, write_parts, write_sidecar
 
 __all__ = [
     "TEXT",
@@ -48,4 +48,5 @@ __all__ = [
     "text_column",
     "write",
     "write_parts",
+    "write_sidecar",
 ]

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from clipsheet.errors import MetaError, storing
 from clipsheet.tables.cells import TEXT, TEXT_COLUMNS, as_text
+from clipsheet.tables.names import sidecar
 
 ROWS_PER_WRITE = 1 << 14
 
@@ -51,6 +52,15 @@ def write_parts(frame: pd.DataFrame, paths: Sequence[Path]) -> None:
                 for piece in csv_bytes(frame.iloc[start : start + len(rows)]):
                     file.write(piece)
         start += len(rows)
+
+
+def write_sidecar(frame: pd.DataFrame, output: Path, kind: str) -> None:
+    """Write `<output stem>_<kind>`, or remove an old one when there is nothing to say."""
+    path = sidecar(output, kind)
+    if len(frame):
+        write(frame, path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -24,7 +24,6 @@ from clipsheet import tables
 from clipsheet.cli import Parser, run_main
 from clipsheet.config import option
 from clipsheet.engine.pool import Pool
-from clipsheet.engine.run import write_sidecar
 from clipsheet.errors import CallError, MediaError, one_line, storing
 from clipsheet.media.container import beginning, playlist
 from clipsheet.outcome import Status, recording
@@ -92,7 +91,7 @@ def convert(kind: str, root: str, output: Path, options: ConvertOptions = Conver
         tables.write(frame, output)
         failed = pd.DataFrame(refused, columns=["path", "code", "detail"], dtype=str)
         failed.insert(1, "scorer", "convert")
-        write_sidecar(failed.astype(tables.TEXT), output, "failed")
+        tables.write_sidecar(failed.astype(tables.TEXT), output, "failed")
         status.rows_in = len(frame) + len(refused)
         status.rows_out = status.scored = len(frame)
         status.failed_rows = len(refused)

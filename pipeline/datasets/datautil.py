@@ -25,8 +25,10 @@ from clipsheet import tables
 from clipsheet.cli import Parser, run_main
 from clipsheet.config import option
 from clipsheet.engine import launch
-from clipsheet.engine.run import RunOptions, compute, join, write_sidecar
+from clipsheet.engine.join import join
+from clipsheet.engine.run import compute
 from clipsheet.errors import CallError, ConfigError, MediaError, MetaError, one_line
+from clipsheet.options import RunOptions
 from clipsheet.outcome import Status, recording
 from clipsheet.store.folder import Store
 from clipsheet.store.locks import working_on
@@ -719,9 +721,9 @@ def datautil(
         _selection(sieve, verbs)
         _columns(sieve, verbs)
         tables.write_parts(sieve.frame, parts)
-        write_sidecar(sieve.dropped(), output, "dropped")
+        tables.write_sidecar(sieve.dropped(), output, "dropped")
         if verbs.info or verbs.video_info or verbs.load_caption:
-            write_sidecar(sieve.failed(), output, "failed")
+            tables.write_sidecar(sieve.failed(), output, "failed")
         status.rows_out = len(sieve.frame)
         status.scored = len(sieve.frame)
         status.dropped = dict(sieve.reasons)

@@ -28,9 +28,9 @@ from clipsheet import tables
 from clipsheet.cli import Parser, run_main
 from clipsheet.config import option
 from clipsheet.engine import launch, run
-from clipsheet.engine.run import RunOptions
 from clipsheet.media import fit
 from clipsheet.media.borders import BorderFinder
+from clipsheet.options import RunOptions
 from clipsheet.outcome import Status, recording
 from clipsheet.scorer import Column, Frames, Home, Row, Scorer
 from clipsheet.store.cells import Verdicts
@@ -309,8 +309,8 @@ def deduplicate(inputs: Sequence[str], how: Deduplication, options: RunOptions) 
         dropped, rows = _dropped(frame, found, twins)
         failed = frame[codes != ""].assign(scorer=scorer.name, code=codes[codes != ""])
         tables.write(frame[~rows], output)
-        run.write_sidecar(dropped, output, "dropped")
-        run.write_sidecar(failed, output, "failed")
+        tables.write_sidecar(dropped, output, "dropped")
+        tables.write_sidecar(failed, output, "failed")
         cells.compact()
         status.rows_out = int((~rows).sum())
         status.failed_rows = int((codes != "").sum())

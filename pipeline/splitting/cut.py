@@ -37,7 +37,6 @@ import pandas as pd
 from clipsheet import tables
 from clipsheet.cli import Parser, run_main
 from clipsheet.engine.pool import Pool
-from clipsheet.engine.run import GIB, RunOptions, write_sidecar
 from clipsheet.engine.watchdog import Watchdog
 from clipsheet.errors import (
     STORAGE_ERRNOS,
@@ -48,6 +47,7 @@ from clipsheet.errors import (
     storing,
 )
 from clipsheet.log import Progress
+from clipsheet.options import GIB, RunOptions
 from clipsheet.outcome import Status, recording
 from clipsheet.scorer import every_column
 from clipsheet.store.cells import Cells
@@ -499,7 +499,7 @@ def _write(
     _add_known(dropped, "clip_start", [s for _, s, _, _ in drops])
     _add_known(dropped, "clip_end", [e for _, _, e, _ in drops])
     _add(dropped, "reason", [r for *_, r in drops])
-    write_sidecar(dropped, status.output, "dropped")
+    tables.write_sidecar(dropped, status.output, "dropped")
     bad = [(plan.rows[n], plan.clips[n], r) for n, r in enumerate(results) if isinstance(r, MediaError)]
     failures = [*((row, None, error) for row, error in plan.failed), *bad]
     failed = frame.iloc[[row for row, *_ in failures]].reset_index(drop=True)
@@ -508,7 +508,7 @@ def _write(
     _add(failed, "scorer", ["cut"] * len(failures))
     _add(failed, "code", [error.code for *_, error in failures])
     _add(failed, "detail", [error.detail for *_, error in failures])
-    write_sidecar(failed, status.output, "failed")
+    tables.write_sidecar(failed, status.output, "failed")
     status.rows_out = status.scored = len(clips)
     status.failed_rows = len(failures)
     status.failed = dict(Counter(f"cut: {e.code}" for *_, e in failures).most_common())

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 from clipsheet import tables
 from clipsheet.cli import describe, run_main, scorer_parser
 from clipsheet.engine import launch
-from clipsheet.engine.run import RunOptions, run_scorers
+from clipsheet.engine.run import run_scorers
+from clipsheet.options import RunOptions
 from clipsheet.outcome import Status
 from clipsheet.store.folder import Store
 from clipsheet.store.keys import row_keys

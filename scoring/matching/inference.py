@@ -1,7 +1,8 @@
 """python -m scoring.matching.inference META [--option WORD ...] [flags]"""
 
 from clipsheet.cli import describe, run_main, scorer_parser
-from clipsheet.engine.run import RunOptions, run_scorers
+from clipsheet.engine.run import run_scorers
+from clipsheet.options import RunOptions
 from clipsheet.scorer import Scorer
 from scoring.matching.scorer import Matching, OptionMatching
 
