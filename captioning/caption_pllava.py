@@ -21,8 +21,8 @@ from clipsheet.config import option
 from clipsheet.errors import ConfigError
 from clipsheet.media import Frame, MediaInfo, fit
 from clipsheet.scorer import Home
+from clipsheet.weights.load import load_state
 from clipsheet.weights.pretrained import load_image_processor, load_pretrained, load_tokenizer
-from clipsheet.weights.table import load_state
 
 if TYPE_CHECKING:
     import torch

@@ -13,8 +13,9 @@ from captioning.captioner import Answer, Ask, Captioner
 from clipsheet.config import option
 from clipsheet.errors import MediaError
 from clipsheet.scorer import Home
+from clipsheet.weights.load import read_json
 from clipsheet.weights.pretrained import load_pretrained
-from clipsheet.weights.table import place_of, read_json, refused
+from clipsheet.weights.table import place_of, refused
 
 #: The memory that attention takes beside padding grows with the square of the length.
 TOKENS_AT_ONCE = 32_768

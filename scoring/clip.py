@@ -22,8 +22,10 @@ from PIL import Image
 
 from clipsheet.config import option
 from clipsheet.scorer import Feature, Frame, Home
+from clipsheet.weights.load import read_json
 from clipsheet.weights.pretrained import load_pretrained, load_tokenizer
-from clipsheet.weights.table import absent, openai_clip_state, place_of, read_json, refused
+from clipsheet.weights.table import absent, place_of, refused
+from clipsheet.weights.torchscript import openai_clip_state
 
 DEFAULT = "clip-vit-large-patch14"
 #: The same weights as OpenAI published them.

@@ -307,8 +307,8 @@ def test_a_siglip_folder_is_one_more_model(tmp_path: Path, pictures: Any) -> Non
 
 
 def test_the_published_heads_say_what_their_architecture_says(media: Path) -> None:
+    from clipsheet.weights.keras import nsfw_state
     from scoring.nsfw.scorer import probabilities
-    from tools.convert.keras_weights import nsfw_state
 
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(5, 768)).astype(np.float32)

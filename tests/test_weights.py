@@ -28,9 +28,11 @@ import torch
 
 from clipsheet.errors import CallError
 from clipsheet.scorer import Scorer, missing
-from clipsheet.weights.table import absent, known, load_state, openai_clip_state, refused, table
+from clipsheet.weights.keras import nsfw_state
+from clipsheet.weights.load import load_state
+from clipsheet.weights.table import absent, known, refused, table
+from clipsheet.weights.torchscript import openai_clip_state
 from tests.conftest import REPO
-from tools.convert.keras_weights import nsfw_state
 
 HEAD = "sac+logos+ava1-l14-linearMSE.pth"
 SAFETY = "clip_autokeras_binary_nsfw.zip"
@@ -400,7 +402,7 @@ def test_whatever_a_reader_raises_is_a_refusal(read, error, openai, tensors, mon
 
     torch.save(tensors, tmp_path / "x.pth")
     monkeypatch.setattr("torch.load", fails)
-    monkeypatch.setattr("clipsheet.weights.table._TensorsOnly", fails)
+    monkeypatch.setattr("clipsheet.weights.torchscript._TensorsOnly", fails)
     with pytest.raises(CallError, match="broken or cut off"):
         read(tmp_path / "x.pth" if read is load_state else openai[0])
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from clipsheet.cli import Parser, run_main
 from clipsheet.errors import CallError
 from clipsheet.tables.write import replacing
-from clipsheet.weights.table import openai_clip_state
-from tools.convert.keras_weights import nsfw_state
+from clipsheet.weights.keras import nsfw_state
+from clipsheet.weights.torchscript import openai_clip_state
 
 
 def convert(source: Path, target: Path) -> None:

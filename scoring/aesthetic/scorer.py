@@ -18,7 +18,8 @@ import numpy as np
 
 from clipsheet.config import option
 from clipsheet.scorer import Column, Feature, Featured, Home, Scorer
-from clipsheet.weights.table import load_state, refused
+from clipsheet.weights.load import load_state
+from clipsheet.weights.table import refused
 from scoring.clip import (
     ClipImages,
     check_head,

@@ -102,7 +102,8 @@ class Lpips(Scorer):
         import lpips
         import torch
 
-        from clipsheet.weights.table import load_state, refused
+        from clipsheet.weights.load import load_state
+        from clipsheet.weights.table import refused
 
         [path] = self.weights(home.models).values()
         backbone = load_state(path)

@@ -16,6 +16,7 @@ import numpy as np
 
 from clipsheet.config import option
 from clipsheet.scorer import Column, Feature, Featured, Home, Scorer
+from clipsheet.weights.keras import nsfw_state
 from scoring.clip import (
     ClipImages,
     check_head,
@@ -26,7 +27,6 @@ from scoring.clip import (
     missing_head,
     unit,
 )
-from tools.convert.keras_weights import nsfw_state
 
 #: By OpenAI's name of the model: the name of the download and its file.
 HEADS = {

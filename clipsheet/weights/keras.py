@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clipsheet.errors import CallError
-from clipsheet.weights.table import BROKEN, load_state, read_member, refused
+from clipsheet.weights.load import BROKEN, load_state, read_member
+from clipsheet.weights.table import refused
 
 if TYPE_CHECKING:
     import torch
