@@ -14,7 +14,15 @@ from typing import Any, ClassVar
 import numpy as np
 
 from captioning.captioner import Ask, main_captioner
-from captioning.local import Loaded, LocalCaptioner, chat, config_of, load_model, model_option, padded_left
+from captioning.models.local import (
+    Loaded,
+    LocalCaptioner,
+    chat,
+    config_of,
+    load_model,
+    model_option,
+    padded_left,
+)
 from clipsheet.config import option
 from clipsheet.media import Frame, MediaInfo, fit
 from clipsheet.scorer import Home, frame_positions

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from captioning.captioner import Ask, main_captioner
-from captioning.local import (
+from captioning.models.local import (
     Loaded,
     LocalCaptioner,
     chat,

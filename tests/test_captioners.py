@@ -15,14 +15,15 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from captioning import caption_qwen2vl, captioner, local
+from captioning import caption_qwen2vl, captioner
 from captioning.caption_llava import CaptionLlava
 from captioning.caption_pllava import CaptionPllava, as_llava
 from captioning.caption_qwen2vl import CaptionQwen2vl, fitting
 from captioning.captioner import Answer, Ask, Asks, judged, windows
 from captioning.enhance import Enhance
-from captioning.local import of_like_length
-from captioning.pooling import Pooling
+from captioning.models import local
+from captioning.models.local import of_like_length
+from captioning.models.pooling import Pooling
 from clipsheet.engine.run import run_scorers
 from clipsheet.engine.sample import prepare_together
 from clipsheet.errors import CallError, MediaError
