@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests import footage
+from tests import footage, programs
 
 REPO = Path(__file__).parents[1]
 MEDIA = Path(os.environ.get("CLIPSHEET_MEDIA", REPO.parent / "shared" / "media"))
@@ -114,11 +114,7 @@ def tool() -> Tool:
         cwd: Path = REPO, timeout: float = 300,
     ) -> subprocess.CompletedProcess[str]:  # fmt: skip
         environment = {**os.environ, "PYTHONPATH": str(REPO), **(env or {})}
-        done = subprocess.run(
-            [sys.executable, "-m", module, *map(str, arguments)],
-            cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout,
-            stdin=subprocess.DEVNULL, check=False,
-        )  # fmt: skip
+        done = programs.run(module, [str(a) for a in arguments], environment, cwd, timeout)
         if code is not None:
             assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done

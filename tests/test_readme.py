@@ -68,7 +68,7 @@ def test_the_flags_the_manual_names_exist(help_of):
 
 
 def test_codes_in_errors_are_all_used():
-    rooms = ("pipeline", "scoring", "captioning", "script")
+    rooms = ("clipsheet", "pipeline", "scoring", "captioning", "script")
     source = "".join(p.read_text() for room in rooms for p in (REPO / room).rglob("*.py"))
     for code in CODES:
         assert source.count(f'"{code}"') >= 2, code

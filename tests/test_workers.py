@@ -111,7 +111,7 @@ def test_no_worker_outlives_its_parent():
         "import os, sys; from tests.test_workers import act; from clipsheet.engine.pool import Pool\n"
         "pool = Pool(act, 2, seconds=60)\n"
         "results = pool.map([(0, ('ok', 1)), (1, ('hang', 1)), (2, ('hang', 1))])\n"
-        "next(results); print(*[w.process.pid for w in pool._workers], flush=True)\n"
+        "next(results); print(*[w.process for w in pool._workers], flush=True)\n"
         "os.kill(os.getpid(), 9)"
     )
     done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=False)

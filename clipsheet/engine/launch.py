@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from clipsheet.engine.pool import die_with_parent
+from clipsheet.engine.forkserver import die_with_parent
 
 log = logging.getLogger(__name__)
 

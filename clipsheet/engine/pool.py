@@ -7,14 +7,12 @@ once more when nothing else runs, for the kernel may have killed the worker for 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
-import ctypes
 import os
 import pickle
 import resource
 import signal
-import subprocess
-import sys
 import time
 import traceback
 from collections import deque
@@ -23,6 +21,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any
 
+from clipsheet.engine.forkserver import ForkServer
 from clipsheet.errors import MediaError
 
 #: job(payload, allow) -> result; allow(seconds) moves the deadline to so long after the beginning.
@@ -31,7 +30,7 @@ LOOKAHEAD = 2  # tasks a worker holds, so that it never waits while its results 
 #: A task larger than this waits for an idle worker: a pipe full at both ends would never move again.
 LOOKAHEAD_BYTES = 1 << 14
 HEARTBEAT_SECONDS = 5.0
-PR_SET_PDEATHSIG = 1
+_shared: tuple[int, ForkServer] | None = None  # process number and its fork server
 
 
 class Pool:
@@ -185,16 +184,18 @@ class _Worker:
     def __post_init__(self) -> None:
         self.pipe, far_end = Pipe()
         with far_end:
-            descriptor = far_end.fileno()
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "clipsheet.engine.pool", str(descriptor), str(os.getpid())],
-                pass_fds=[descriptor],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env=_environment(),
-            )
+            self.process = self._fork(far_end.fileno())
         self.pipe.send(self.memory_bytes)
         self.pipe.send_bytes(self.job)
+
+    def _fork(self, descriptor: int) -> int:
+        try:
+            self.server = _server()
+            return self.server.fork(_main, descriptor)
+        except ConnectionError:  # it was killed: take a new one
+            _forget(self.server)
+            self.server = _server()
+            return self.server.fork(_main, descriptor)
 
     def give(self, task: _Task) -> None:
         self.tasks.append(task)
@@ -232,33 +233,33 @@ class _Worker:
         return None
 
     def kill(self) -> int:
+        """End the process, and say how it had ended: as `Popen.returncode`."""
         self.pipe.close()
-        self.process.kill()
-        return self.process.wait()
+        try:
+            return self.server.end(self.process)
+        except ConnectionError:
+            return -signal.SIGKILL  # with the server
 
 
-def _environment() -> dict[str, str]:
-    """One thread per worker: their number is what uses the cores."""
-    threads = (
-        "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS",
-        "OPENCV_FOR_THREADS_NUM",
-    )  # fmt: skip
-    path = os.pathsep.join(p or os.getcwd() for p in sys.path)
-    return {**os.environ, **dict.fromkeys(threads, "1"), "PYTHONPATH": path}
+def _server() -> ForkServer:
+    """The fork server of this program, which all its pools share."""
+    global _shared
+    if _shared is None or _shared[0] != os.getpid():  # a forked program has its own
+        server = ForkServer(("clipsheet.engine.sample",))
+        _shared = os.getpid(), server
+        atexit.register(_forget, server)
+    return _shared[1]
 
 
-def die_with_parent(parent: int, how: int = signal.SIGKILL) -> None:
-    """Have the kernel send this process a signal when its parent ends (Linux)."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(PR_SET_PDEATHSIG, how, 0, 0, 0)
-    if os.getppid() != parent:
-        os.kill(os.getpid(), how)
+def _forget(server: ForkServer) -> None:
+    global _shared
+    if _shared is not None and _shared[1] is server:
+        _shared = None
+    server.close()
 
 
-def _main(descriptor: int, parent: int) -> None:
+def _main(descriptor: int) -> None:
     """A worker: receive the job, then tasks, one after another."""
-    die_with_parent(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # When the parent has closed its end, there is nobody left to work for.
     with Connection(descriptor) as pipe, contextlib.suppress(EOFError, ConnectionError):
@@ -298,7 +299,3 @@ def out_of_memory(error: Exception) -> MediaError | None:
     if type(error).__name__ == "OutOfMemoryError" or "CUDA out of memory" in str(error):
         return MediaError("gpu_oom", str(error))
     return None
-
-
-if __name__ == "__main__":
-    _main(int(sys.argv[1]), int(sys.argv[2]))
