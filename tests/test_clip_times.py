@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from clipsheet.media import Media
-from pipeline.splitting.clips import encoders
 from pipeline.splitting.cutter import Clip, CutJob, Cutting, Made
+from pipeline.splitting.encoding import encoders
 from tests import footage
 from tests.test_cut import Cut, scenes
 

@@ -21,9 +21,9 @@ from clipsheet.errors import CallError, Incomplete, MediaError, StorageError
 from clipsheet.media import Media
 from clipsheet.options import RunOptions
 from clipsheet.store.locks import working_on
-from pipeline.splitting.clips import failing
 from pipeline.splitting.cut import CLIPS_PER_TASK, FIRST_TASKS, LAST_TASKS, _groups, cut
 from pipeline.splitting.cutter import Clip, Cutting
+from pipeline.splitting.encoding import failing
 from tests import footage
 from tests.conftest import Tool, read_table, write_table
 

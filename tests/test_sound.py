@@ -16,10 +16,11 @@ from clipsheet.errors import MediaError
 from clipsheet.media import Media
 from clipsheet.media.container import SOUND_CODECS
 from clipsheet.media.sound import sound_of
-from pipeline.splitting import clips, sound_check
-from pipeline.splitting.clips import AAC_LAYOUTS, AAC_RATES, Coding, EncodedClip
+from pipeline.splitting import clip_files, sound_check
+from pipeline.splitting.clip_files import AAC_LAYOUTS, AAC_RATES, EncodedClip
 from pipeline.splitting.cut import Cutting
 from pipeline.splitting.cutter import SILENT, Clip, CutJob, Made
+from pipeline.splitting.encoding import Coding
 from pipeline.splitting.sound_check import Levels, difference
 from tests import footage
 from tests.soundtracks import RATE, by_ffmpeg, by_pyav, has_sound, lag, lags, level, moved, noise, with_sound
@@ -364,14 +365,14 @@ def test_sound_is_read_no_further_than_the_pictures_have_come(
 ) -> None:
     source = made(tmp_path, "pcm_s16le.mov")
     taken = [0.0]
-    pieces = clips.Sound.pieces
+    pieces = clip_files.Sound.pieces
 
-    def counted(sound: clips.Sound) -> Iterator[np.ndarray]:
+    def counted(sound: clip_files.Sound) -> Iterator[np.ndarray]:
         for piece in pieces(sound):
             taken[0] += piece.shape[1] / sound.rate
             yield piece
 
-    monkeypatch.setattr(clips.Sound, "pieces", counted)
+    monkeypatch.setattr(clip_files.Sound, "pieces", counted)
     media = Media(str(source))
     coding = Coding.of("libx264", (), crf=30, preset="ultrafast")
     clip = EncodedClip(tmp_path / "clip.mp4", media, 0, 170, coding, sound=True)
@@ -448,15 +449,15 @@ def test_a_clip_whose_sound_is_not_as_it_was_put_in_gets_no_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = made(tmp_path, "aac.mp4")
-    until = clips.SoundTrack.until
+    until = clip_files.SoundTrack.until
 
-    def late(track: clips.SoundTrack, seconds: float) -> Iterator[av.Packet]:
+    def late(track: clip_files.SoundTrack, seconds: float) -> Iterator[av.Packet]:
         for packet in until(track, seconds):
             packet.pts += RATE // 10
             packet.dts += RATE // 10
             yield packet
 
-    monkeypatch.setattr(clips.SoundTrack, "until", late)
+    monkeypatch.setattr(clip_files.SoundTrack, "until", late)
     [result] = cut(source, [(1.0, 3.0)])
     assert isinstance(result, MediaError)
     assert result.code == "partial"

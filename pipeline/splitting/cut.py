@@ -54,7 +54,7 @@ from clipsheet.store.cells import Cells
 from clipsheet.store.folder import Store
 from clipsheet.store.keys import row_keys
 from clipsheet.store.locks import FOLDER, working_on
-from pipeline.splitting import clips
+from pipeline.splitting import encoding
 from pipeline.splitting.audit import Audit
 from pipeline.splitting.cutter import Clip, CutJob, Cutting, Dropped, Made, name_hash
 from pipeline.splitting.scene_detect import SceneDetect, format_scenes
@@ -341,8 +341,8 @@ def _carry_out(
     if not cutting.save_dir:
         raise CallError("--save_dir is missing: the folder of the clips")
     encoder = "libx264" if cutting.encoder == "smart" else cutting.encoder
-    if encoder not in ("copy", *clips.encoders()):
-        have = ", ".join(clips.encoders()) or "none"
+    if encoder not in ("copy", *encoding.encoders()):
+        have = ", ".join(encoding.encoders()) or "none"
         raise CallError(f"--encoder {cutting.encoder}: the FFmpeg inside PyAV has {have}")
     paths = tables.expand(inputs)
     output = tables.output_path(paths, suffix, options.output)

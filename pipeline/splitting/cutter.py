@@ -21,8 +21,10 @@ from clipsheet.config import option
 from clipsheet.errors import ConfigError, MediaError
 from clipsheet.media import DEINTERLACE, VERSION, Media, MediaInfo, fit
 from clipsheet.media.borders import BorderFinder
-from pipeline.splitting import clips
-from pipeline.splitting.clips import CODERS, EIGHT_BITS, TEN_BITS, Coding, EncodedClip, Filter, NotCopyable
+from pipeline.splitting import copying, encoding
+from pipeline.splitting.clip_files import EncodedClip
+from pipeline.splitting.copying import NotCopyable
+from pipeline.splitting.encoding import CODERS, EIGHT_BITS, TEN_BITS, Coding, Filter
 from pipeline.splitting.sound_check import Levels, difference
 
 BORDER_FRAMES = 8
@@ -150,7 +152,7 @@ class CutJob:
     root: str = ""
 
     def __call__(self, task: tuple[str, list[Clip]], allow: Callable[[float], None]) -> list[Result]:
-        clips.keep_freed_memory()
+        encoding.keep_freed_memory()
         path, asked = task
         media = Media(
             path, root=self.root or None,
@@ -219,7 +221,7 @@ class CutJob:
             return error
 
     def _copy(self, media: Media, part: Part) -> Levels | None:
-        return clips.copy(part.partial, media, part.first, part.stop, self.cutting.keep_audio)
+        return copying.copy(part.partial, media, part.first, part.stop, self.cutting.keep_audio)
 
     def _splice(self, media: Media, part: Part, made: dict[Path, Result]) -> str:
         """Copy what can be copied of a part; where that is nothing, or does not decode, say why."""
@@ -230,7 +232,7 @@ class CutJob:
             if coding.field_order:
                 raise NotCopyable("it is interlaced")
             keep = self.cutting.keep_audio
-            seams, sound = clips.splice(part.partial, media, part.first, part.stop, coding, keep)
+            seams, sound = copying.splice(part.partial, media, part.first, part.stop, coding, keep)
             if not _decodes(Media(str(part.partial)), media.info, part, seams):
                 return "what was copied does not decode as it should"
             made[part.target] = self._finish(media.info, part, sound)
