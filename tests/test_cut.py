@@ -404,7 +404,7 @@ def test_naming_clips_waits_for_another_process_that_does(
     with ExitStack() as other:
         other.enter_context(working_on(tmp_path / "out" / "claims.json"))
         with monkeypatch.context() as patch, pytest.raises(Incomplete, match="claims"):
-            patch.setattr("pipeline.splitting.cut.CLAIM_SECONDS", 0)
+            patch.setattr("pipeline.splitting.clip_names.CLAIM_SECONDS", 0)
             Cut(tmp_path, rows)
         threading.Timer(0.5, other.pop_all().close).start()
         assert len(Cut(tmp_path, rows).clips) == 1

@@ -17,17 +17,11 @@ than one shot are cut again, from their sources, into <clip>_shot-<i>.mp4; all o
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import logging
-import math
 import os
-import re
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +32,7 @@ from clipsheet import tables
 from clipsheet.cli import Parser, run_main
 from clipsheet.engine.pool import Pool
 from clipsheet.engine.watchdog import Watchdog
-from clipsheet.errors import (
-    STORAGE_ERRNOS,
-    CallError,
-    Incomplete,
-    MediaError,
-    StorageError,
-    storing,
-)
+from clipsheet.errors import STORAGE_ERRNOS, CallError, MediaError, storing
 from clipsheet.log import Progress
 from clipsheet.options import GIB, RunOptions
 from clipsheet.outcome import Status, recording
@@ -53,10 +40,12 @@ from clipsheet.scorer import every_column
 from clipsheet.store.cells import Cells
 from clipsheet.store.folder import Store
 from clipsheet.store.keys import row_keys
-from clipsheet.store.locks import FOLDER, working_on
+from clipsheet.store.locks import working_on
 from pipeline.splitting import encoding
 from pipeline.splitting.audit import Audit
-from pipeline.splitting.cutter import Clip, CutJob, Cutting, Dropped, Made, name_hash
+from pipeline.splitting.clip_names import claiming
+from pipeline.splitting.clip_plan import ClipPlan, Drop, plan_again, plan_shots
+from pipeline.splitting.cutter import Clip, CutJob, Cutting, Dropped, Made
 from pipeline.splitting.scene_detect import SceneDetect, format_scenes
 from scoring.inference import SCORERS
 
@@ -64,246 +53,8 @@ log = logging.getLogger(__name__)
 
 CLIPS_PER_TASK = 32  # at most; a kill costs those of a task
 FIRST_TASKS, LAST_TASKS = 4, 16  # per worker, if all were as long as the first, as the last
-MAX_SECONDS = 1e6  # of a source, eleven days
-MAX_CLIPS_PER_SOURCE = 100_000  # two days in clips of two seconds; more is a mistake
-CLAIM_SECONDS = 60.0  # to wait for another process that names its clips
 
 _Verdict = Made | Dropped | MediaError  # what becomes of a clip, kept in the store
-_Drop = tuple[int, float | None, float | None, str]  # row, start and end in seconds, reason
-
-
-# --- what is to be cut -------------------------------------------------------------------------
-
-_TIME = re.compile(r"(\d{1,4}):([0-5]?\d):([0-5]?\d(?:\.\d{1,9})?)", re.ASCII)
-
-
-def parse_timestamp(cell: str) -> list[tuple[float, float]]:
-    """The spans of a `timestamp` cell in seconds.
-
-    Raises:
-        MediaError: bad_value, where it is no JSON list of [start, end] with start < end.
-    """
-    try:
-        spans = json.loads(cell)
-    except (ValueError, RecursionError) as error:
-        raise MediaError("bad_value", f"timestamp is not JSON: {cell}") from error
-    if not isinstance(spans, list):
-        raise MediaError("bad_value", f"timestamp is no list: {cell}")
-    parsed = []
-    for pair in spans:
-        if not (isinstance(pair, list) and len(pair) == 2):
-            raise MediaError("bad_value", f"timestamp holds {pair!r}, which is no [start, end]")
-        start, end = (_seconds(part) for part in pair)
-        if not start < end:
-            raise MediaError("bad_value", f"timestamp holds {pair!r}, which ends before it begins")
-        parsed.append((start, end))
-    return parsed
-
-
-def _seconds(part: object) -> float:
-    match = _TIME.fullmatch(part) if isinstance(part, str) else None
-    if match is None:
-        raise MediaError("bad_value", f"timestamp holds {part!r}, which is no HH:MM:SS.mmm")
-    return int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3])
-
-
-@dataclass
-class _Plan:
-    """All clips of a table, and what is not going to be one."""
-
-    rows: list[int]  # of each clip, its source's row
-    clips: list[Clip]
-    dropped: list[_Drop]
-    failed: list[tuple[int, MediaError]]
-    pictures: list[int]
-    as_they_are: list[int]
-
-
-def _plan(frame: pd.DataFrame, cutting: Cutting, claims: dict[str, str]) -> _Plan:
-    plan = _Plan([], [], [], [], [], [])
-    paths = tables.text(frame, "path").to_numpy()
-    cells = tables.text(frame, "timestamp").to_numpy()
-    errors = tables.text(frame, "error").to_numpy() if "error" in frame.columns else None
-    stems = _stems(frame, cutting)
-    scenes: Counter[str] = Counter()  # of each stem, in the rows so far
-    first: dict[tuple[str, str], int] = {}  # by stem and cell: equal rows share their clips
-    for row, cell in enumerate(cells):
-        try:
-            if not cell.strip():
-                code = tables.parse_errors(errors[row]).get("timestamp") if errors is not None else None
-                plan.dropped.append((row, None, None, f"timestamp: {code or 'not run'}"))
-                continue
-            spans = parse_timestamp(cell)
-            _check_number(spans, cutting)
-            stem = stems[row]
-            if isinstance(stem, MediaError):
-                raise stem
-        except MediaError as error:
-            plan.failed.append((row, error))
-            continue
-        if not spans:
-            plan.pictures.append(row)
-            continue
-        stem = _claim(claims, stem, paths[row], cutting.save_dir)
-        if (stem, cell) not in first:
-            first[stem, cell] = scenes[stem]
-            scenes[stem] += len(spans)
-        for number, scene in enumerate(spans, first[stem, cell]):
-            _plan_scene(plan, row, f"{stem}_scene-{number}", scene, cutting)
-    return plan
-
-
-def _plan_again(frame: pd.DataFrame, cutting: Cutting, claims: dict[str, str]) -> _Plan:
-    """The clean shots of clips that hold more than one, by the audit."""
-    plan = _Plan([], [], [], [], [], [])
-    flaws = sum(
-        np.nan_to_num(tables.numbers(frame, column)[0]) for column in ("foreign_frames", "inner_transitions")
-    )
-    begins, _ = tables.numbers(frame, "clip_start")
-    paths, cells, sources = (
-        tables.text(frame, column).to_numpy() for column in ("path", "clean_shots", "source_path")
-    )
-    # The frames of another rate lie up to half of one beside those of the source that they show.
-    slack = 0.5 / cutting.target_fps if cutting.target_fps else 0.0
-    shots: Counter[str] = Counter()  # of each stem, in the rows so far
-    first: dict[tuple[str, float, str], int] = {}  # equal rows share their clips
-    for row, stem in enumerate(_stems(frame, cutting)):
-        if not flaws[row]:
-            plan.as_they_are.append(row)
-            continue
-        try:
-            spans = parse_timestamp(cells[row])
-            _check_number(spans, cutting)
-            if not (sources[row].strip() and 0 <= begins[row] < MAX_SECONDS):
-                raise MediaError("bad_value", "without `source_path` and `clip_start` it cannot be cut again")
-            if isinstance(stem, MediaError):
-                raise stem
-        except MediaError as error:
-            plan.failed.append((row, error))
-            continue
-        if not spans:
-            plan.dropped.append((row, None, None, "clean_shots: none"))
-        stem = _claim(claims, f"{stem}_shot", paths[row], cutting.save_dir)
-        key = stem, float(begins[row]), cells[row]
-        if key not in first:
-            first[key] = shots[stem]
-            shots[stem] += len(spans)
-        for number, (start, end) in enumerate(spans, first[key]):
-            scene = begins[row] + start + (slack if start else 0.0), begins[row] + end - slack
-            _plan_scene(plan, row, f"{stem}-{number}", scene, cutting)
-    return plan
-
-
-def _check_number(spans: Sequence[tuple[float, float]], cutting: Cutting) -> None:
-    pieces = [(end - start) / (cutting.max_seconds or math.inf) for start, end in spans]
-    clips = sum(max(1, math.ceil(count)) for count in pieces)
-    if clips > MAX_CLIPS_PER_SOURCE:
-        raise MediaError("bad_value", f"timestamp asks for {clips} clips")
-
-
-def _plan_scene(plan: _Plan, row: int, name: str, scene: tuple[float, float], cutting: Cutting) -> None:
-    pieces = [scene]
-    if cutting.max_seconds is not None and scene[1] - scene[0] > cutting.max_seconds + 1e-6:
-        count = math.ceil((scene[1] - scene[0]) / cutting.max_seconds - 1e-6)
-        edges = np.linspace(*scene, count + 1).round(6).tolist()
-        pieces = list(itertools.pairwise(edges))
-    for part, (start, end) in enumerate(pieces):
-        seconds = end - start
-        if cutting.min_seconds is not None and seconds < cutting.min_seconds - 1e-6:
-            reason = f"seconds {tables.cell(round(seconds, 3))} < {tables.number_text(cutting.min_seconds)}"
-            plan.dropped.append((row, start, end, reason))
-            continue
-        plan.rows.append(row)
-        suffix = f"-{part}" if len(pieces) > 1 else ""
-        plan.clips.append(Clip(f"{name}{suffix}.mp4", start, end))
-
-
-def _stems(frame: pd.DataFrame, cutting: Cutting) -> list[str | MediaError]:
-    """For every row the path of its clips without `_scene-<i>.mp4`; no two sources share one."""
-    paths = tables.text(frame, "path").to_numpy()
-    below = tables.text(frame, "relpath").to_numpy() if "relpath" in frame.columns else None
-    plain: list[str | MediaError] = []
-    sources: dict[str, set[str]] = {}
-    for row, path in enumerate(paths):
-        relpath = below[row] if below is not None and below[row] else os.path.basename(path)
-        stem = os.path.normpath(os.path.splitext(relpath)[0])
-        if stem.startswith("..") or os.path.isabs(stem) or "\0" in stem:
-            plain.append(MediaError("bad_path", f"relpath {relpath} leaves the folder of the clips"))
-            continue
-        folder, name = os.path.split(stem)
-        stem = os.path.join(cutting.save_dir, folder, _shortened(name))
-        plain.append(stem)
-        sources.setdefault(stem, set()).add(path)
-    return [
-        f"{stem}_{name_hash(path)}" if isinstance(stem, str) and len(sources[stem]) > 1 else stem
-        for stem, path in zip(plain, paths, strict=True)
-    ]
-
-
-@contextmanager
-def _claiming(save_dir: str) -> Iterator[dict[str, str]]:
-    """The source of each stem in a folder of clips, to be added to; kept when the block ends.
-
-    Raises:
-        Incomplete: another process holds them for long.
-        StorageError: they cannot be read or written.
-    """
-    path = Path(save_dir) / FOLDER / "claims.json"
-    with _taking_turns(Path(save_dir) / path.name):
-        try:
-            with storing(path):
-                claims = dict(json.loads(path.read_bytes())) if path.exists() else {}
-        except (ValueError, TypeError) as error:
-            raise StorageError(
-                f"{path}: damaged ({error}); delete it, then cut the oldest table first: "
-                "which source has which name of clips is found anew"
-            ) from error
-        known = len(claims)
-        yield claims
-        if len(claims) != known:
-            with tables.replacing(path) as file:
-                file.write(json.dumps(claims, indent=0).encode() + b"\n")
-
-
-@contextmanager
-def _taking_turns(output: Path) -> Iterator[None]:
-    """Hold a lock that others hold for a moment only: wait for it."""
-    deadline = time.monotonic() + CLAIM_SECONDS
-    with ExitStack() as stack:
-        while True:
-            try:
-                stack.enter_context(working_on(output))
-                break
-            except Incomplete:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.1)
-        yield
-
-
-def _claim(claims: dict[str, str], stem: str, path: str, save_dir: str) -> str:
-    """The stem, or one with a hash where the clips of that name are of another source.
-
-    What is not there gets no clips and claims nothing: a path that is put right later finds its name free.
-    """
-    source = os.path.abspath(path)
-    hashed = f"{stem}_{name_hash(source)}"
-    for name in (stem, hashed):
-        key = os.path.relpath(name, save_dir)
-        if key not in claims and os.path.exists(path):
-            claims[key] = source
-        if claims.get(key, source) == source:
-            return name
-    return hashed
-
-
-def _shortened(name: str, limit: int = 200) -> str:
-    """A name that leaves room for `_scene-<i>` within the 255 bytes of a file name."""
-    raw = os.fsencode(name)
-    return name if len(raw) <= limit else f"{raw[:limit].decode('utf-8', 'ignore')}_{name_hash(name)}"
-
-
-# --- the tool ----------------------------------------------------------------------------------
 
 
 AUDITED = ("path", "source_path", "clip_start", "foreign_frames", "inner_transitions", "clean_shots")
@@ -317,7 +68,7 @@ def cut(inputs: Sequence[str], cutting: Cutting, options: RunOptions) -> Status:
         StorageError: the clips or the table cannot be written.
     """
 
-    return _carry_out(inputs, cutting, options, "clips", ("path", "timestamp"), _plan)
+    return _carry_out(inputs, cutting, options, "clips", ("path", "timestamp"), plan_shots)
 
 
 def recut(inputs: Sequence[str], cutting: Cutting, options: RunOptions) -> Status:
@@ -327,7 +78,7 @@ def recut(inputs: Sequence[str], cutting: Cutting, options: RunOptions) -> Statu
         CallError: no such encoder or table, or a column of AUDITED is not there.
         StorageError: the clips or the table cannot be written.
     """
-    return _carry_out(inputs, cutting, options, "recut", AUDITED, _plan_again)
+    return _carry_out(inputs, cutting, options, "recut", AUDITED, plan_again)
 
 
 def _carry_out(
@@ -336,7 +87,7 @@ def _carry_out(
     options: RunOptions,
     suffix: str,
     columns: Sequence[str],
-    make_plan: Callable[[pd.DataFrame, Cutting, dict[str, str]], _Plan],
+    make_plan: Callable[[pd.DataFrame, Cutting, dict[str, str]], ClipPlan],
 ) -> Status:
     if not cutting.save_dir:
         raise CallError("--save_dir is missing: the folder of the clips")
@@ -350,7 +101,7 @@ def _carry_out(
     with working_on(output), recording(Status(suffix, output, rows_in=len(frame))) as status:
         with storing(cutting.save_dir):
             os.makedirs(cutting.save_dir, exist_ok=True)
-        with _claiming(cutting.save_dir) as claims:
+        with claiming(cutting.save_dir) as claims:
             plan = make_plan(frame, cutting, claims)
         sources = frame.assign(path=frame["source_path"]) if "source_path" in columns else frame
         cells = Store(output.parent).verdicts_of("cut", cutting.meaning, ("made",))
@@ -365,7 +116,7 @@ def _carry_out(
 
 
 def _cut_all(
-    frame: pd.DataFrame, plan: _Plan, cutting: Cutting, options: RunOptions, cells: Cells
+    frame: pd.DataFrame, plan: ClipPlan, cutting: Cutting, options: RunOptions, cells: Cells
 ) -> list[_Verdict]:
     """One result per planned clip: from the store where the clip is still there, else newly cut."""
     sources = row_keys(frame, ("path",)).to_pylist()
@@ -427,7 +178,7 @@ def _known(
 
 
 def _cut_in_workers(
-    frame: pd.DataFrame, plan: _Plan, numbers: list[int], cutting: Cutting, options: RunOptions
+    frame: pd.DataFrame, plan: ClipPlan, numbers: list[int], cutting: Cutting, options: RunOptions
 ) -> Iterator[tuple[list[int], list[Any]]]:
     """Cut some of the planned clips, those of one source together."""
     by_row: dict[int, list[int]] = {}
@@ -479,7 +230,7 @@ def _groups(sources: Sequence[list[int]], clips: Sequence[Clip], workers: int) -
 def _write(
     frame: pd.DataFrame,
     sources: pd.DataFrame,
-    plan: _Plan,
+    plan: ClipPlan,
     results: list[_Verdict],
     cutting: Cutting,
     status: Status,
@@ -516,7 +267,7 @@ def _write(
     status.dropped = dict(Counter(told).most_common())
 
 
-def _drops(plan: _Plan, results: Sequence[_Verdict], cutting: Cutting) -> list[_Drop]:
+def _drops(plan: ClipPlan, results: Sequence[_Verdict], cutting: Cutting) -> list[Drop]:
     """What was dropped before and while clips were cut, in the order of the table."""
     least = tables.number_text(cutting.min_crop_ratio)
     cropped = [
