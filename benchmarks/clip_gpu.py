@@ -27,7 +27,7 @@ from clipsheet.engine.sample import SampleJob, Task
 from clipsheet.options import RunOptions
 from clipsheet.scorer import Home, frame_positions
 from scoring.aesthetic.scorer import Aesthetic
-from scoring.clip import ClipImages
+from scoring.clip.images import ClipImages
 from scoring.matching.scorer import Matching
 from scoring.nsfw.scorer import Nsfw
 

@@ -22,7 +22,8 @@ from clipsheet.engine.run import run_scorers
 from clipsheet.options import RunOptions
 from clipsheet.scorer import Scorer
 from scoring.aesthetic.scorer import Aesthetic
-from scoring.clip import OPENAI_VOCABULARY, openai_tokenizer
+from scoring.clip.files import OPENAI_VOCABULARY
+from scoring.clip.texts import openai_tokenizer
 from scoring.matching.scorer import Matching, OptionMatching
 from scoring.nsfw.scorer import Nsfw
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks._measure import flags, machine, race
 from clipsheet.scorer import Home
-from scoring.clip import ClipImages
+from scoring.clip.images import ClipImages
 from scoring.lpips.scorer import BACKBONES, Lpips
 
 TOWERS = {

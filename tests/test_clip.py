@@ -22,7 +22,8 @@ from clipsheet.media import Media
 from clipsheet.options import RunOptions
 from clipsheet.scorer import Home, Scorer, provenance
 from scoring.aesthetic.scorer import Aesthetic, aesthetics, linear_layers
-from scoring.clip import ClipImages, ClipTexts, Preparation
+from scoring.clip.images import ClipImages, Preparation
+from scoring.clip.texts import ClipTexts
 from scoring.embedding.scorer import Embedding
 from scoring.matching.scorer import Matching, OptionMatching, column_of
 from scoring.nsfw.scorer import Nsfw
@@ -54,7 +55,7 @@ def reference_input(rgb: np.ndarray, size: int) -> torch.Tensor:
 
 
 def normalised(picture: np.ndarray) -> np.ndarray:
-    from scoring.clip import OPENAI_MEAN, OPENAI_STD
+    from scoring.clip.images import OPENAI_MEAN, OPENAI_STD
 
     return (picture.transpose(2, 0, 1) / 255 - np.reshape(OPENAI_MEAN, (3, 1, 1))) / np.reshape(
         OPENAI_STD, (3, 1, 1)

@@ -13,7 +13,8 @@ import torchvision.models
 import transformers
 from safetensors.torch import save_file
 
-from scoring.clip import from_openai, openai_config, openai_tokenizer
+from scoring.clip.openai import from_openai, openai_config
+from scoring.clip.texts import openai_tokenizer
 from scoring.lpips.scorer import BACKBONES
 from tests import tiny_captioners
 

@@ -20,16 +20,9 @@ from clipsheet.config import option
 from clipsheet.scorer import Column, Feature, Featured, Home, Scorer
 from clipsheet.weights.load import load_state
 from clipsheet.weights.table import refused
-from scoring.clip import (
-    ClipImages,
-    check_head,
-    clip_option,
-    dtype_option,
-    frames_option,
-    head_file,
-    missing_head,
-    unit,
-)
+from scoring.clip.files import check_head, clip_option, dtype_option, frames_option, head_file, missing_head
+from scoring.clip.images import ClipImages
+from scoring.clip.texts import unit
 
 #: By OpenAI's name of the model: the name of the download and its file.
 HEADS = {

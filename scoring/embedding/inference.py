@@ -16,7 +16,7 @@ from clipsheet.options import RunOptions
 from clipsheet.outcome import Status
 from clipsheet.store.folder import Store
 from clipsheet.store.keys import row_keys
-from scoring.clip import unit
+from scoring.clip.texts import unit
 from scoring.embedding.scorer import Embedding
 
 ROWS_AT_ONCE = 4096

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from clipsheet.scorer import Column, Feature, Featured, Scorer
-from scoring.clip import ClipImages, clip_option, dtype_option, frames_option
+from scoring.clip.files import clip_option, dtype_option, frames_option
+from scoring.clip.images import ClipImages
 
 
 @dataclass(frozen=True)

@@ -20,16 +20,9 @@ from clipsheet import tables
 from clipsheet.config import option
 from clipsheet.errors import CallError, MediaError
 from clipsheet.scorer import Column, Feature, Featured, Frames, Home, Row, Scorer
-from scoring.clip import (
-    ClipImages,
-    ClipTexts,
-    clip_option,
-    dtype_option,
-    frames_option,
-    missing_files,
-    text_files,
-    unit,
-)
+from scoring.clip.files import clip_option, dtype_option, frames_option, missing_files, text_files
+from scoring.clip.images import ClipImages
+from scoring.clip.texts import ClipTexts, unit
 
 #: Ends of sentences, also of scripts that put no space after them.
 SENTENCE_ENDS = re.compile(r"(?<=[.!?])\s+|(?<=[\u3002\uff01\uff1f])\s*|\n+")
