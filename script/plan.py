@@ -14,7 +14,7 @@ from clipsheet.config import check_keys, option
 from clipsheet.errors import ConfigError
 from clipsheet.options import RunOptions
 from clipsheet.scorer import missing
-from pipeline.datasets.datautil import NSFW_LIMIT
+from pipeline.datasets.verbs import NSFW_LIMIT
 from pipeline.splitting.cutter import Cutting
 from script.stages import CAPTIONERS, STEPS, Paths, Stage
 

@@ -22,9 +22,10 @@ from clipsheet.options import RunOptions
 from clipsheet.outcome import Status
 from clipsheet.scorer import Scorer
 from pipeline.datasets.convert import ConvertOptions, convert
-from pipeline.datasets.datautil import CAPTION_VERBS, FILTERS, UtilOptions, Verbs, datautil, suffix_of
+from pipeline.datasets.datautil import datautil
 from pipeline.datasets.deduplication import Deduplication, Hashes, deduplicate
 from pipeline.datasets.expression import Expression
+from pipeline.datasets.verbs import CAPTION_VERBS, FILTERS, UtilOptions, Verbs, suffix_of
 from pipeline.splitting.audit import Audit
 from pipeline.splitting.cut import AUDITED, cut, recut
 from pipeline.splitting.cutter import Cutting

@@ -14,7 +14,8 @@ from clipsheet.engine.run import run_scorers
 from clipsheet.engine.sample import prepare_together
 from clipsheet.media import Media
 from clipsheet.options import RunOptions
-from pipeline.datasets.datautil import UtilOptions, Verbs, datautil
+from pipeline.datasets.datautil import datautil
+from pipeline.datasets.verbs import UtilOptions, Verbs
 from pipeline.splitting.audit import Audit
 from pipeline.splitting.cut import cut, recut
 from pipeline.splitting.cutter import Cutting

@@ -12,7 +12,8 @@ import pytest
 from clipsheet.errors import CallError
 from clipsheet.outcome import Status
 from pipeline.datasets.convert import ConvertOptions, convert
-from pipeline.datasets.datautil import UtilOptions, Verbs, datautil
+from pipeline.datasets.datautil import datautil
+from pipeline.datasets.verbs import UtilOptions, Verbs
 from tests import footage
 from tests.conftest import Tool, read_table, write_table
 

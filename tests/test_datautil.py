@@ -18,7 +18,8 @@ from clipsheet.config import build
 from clipsheet.errors import CallError, ConfigError, MetaError
 from clipsheet.options import RunOptions
 from clipsheet.outcome import Status
-from pipeline.datasets.datautil import FILTERS, UtilOptions, Verbs, datautil, suffix_of
+from pipeline.datasets.datautil import datautil
+from pipeline.datasets.verbs import FILTERS, UtilOptions, Verbs, suffix_of
 from tests import footage
 from tests.conftest import Tool, listing, read_table, write_table
 
