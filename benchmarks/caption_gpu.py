@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks import _clips
 from benchmarks._measure import flags, machine, race, verdict
 from captioning.caption_qwen2vl import CaptionQwen2vl
-from captioning.models.local import Loaded
+from captioning.local import Loaded
 from clipsheet.engine.run import run_scorers
 from clipsheet.engine.sample import prepare_together
 from clipsheet.media import Media

@@ -17,7 +17,7 @@ import numpy as np
 
 from captioning.caption_llava import positioned
 from captioning.captioner import Answer, Ask, Captioner, main_captioner
-from captioning.models.chat_client import Limits, Server, base_option, model_option
+from captioning.chat_client import Limits, Server, base_option, model_option
 from clipsheet.config import option
 from clipsheet.errors import MediaError
 from clipsheet.media import Frame, MediaInfo, fit

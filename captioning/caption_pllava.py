@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from captioning.captioner import Ask, main_captioner
-from captioning.models.local import Loaded, LocalCaptioner, dtype_of, model_option, padded_left
+from captioning.local import Loaded, LocalCaptioner, dtype_of, model_option, padded_left
 from clipsheet.config import option
 from clipsheet.errors import ConfigError
 from clipsheet.media import Frame, MediaInfo, fit
@@ -91,7 +91,7 @@ def pllava(
     """
     import transformers
 
-    from captioning.models.pooling import Pooling
+    from captioning.pooling import Pooling
 
     state: dict[str, torch.Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):

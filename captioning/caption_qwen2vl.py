@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from captioning.captioner import Ask, main_captioner
-from captioning.models.local import (
+from captioning.local import (
     Loaded,
     LocalCaptioner,
     chat,

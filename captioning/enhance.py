@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 
 from captioning import prompts
 from captioning.captioner import TRUNCATED, Answer, judged, parse_windows
-from captioning.models.chat_client import Limits, Server, base_option, model_option
-from captioning.models.local import (
+from captioning.chat_client import Limits, Server, base_option, model_option
+from captioning.local import (
     Loaded,
     chat,
     dtype_option,
@@ -25,7 +25,7 @@ from captioning.models.local import (
     load_model,
     padded_left,
 )
-from captioning.models.local import model_option as folder_option
+from captioning.local import model_option as folder_option
 from clipsheet.cli import main_scorer
 from clipsheet.config import option
 from clipsheet.errors import ConfigError, MediaError

@@ -21,9 +21,9 @@ from captioning.caption_pllava import CaptionPllava, as_llava
 from captioning.caption_qwen2vl import CaptionQwen2vl, fitting
 from captioning.captioner import Answer, Ask, Asks, judged, windows
 from captioning.enhance import Enhance
-from captioning.models import local
-from captioning.models.local import of_like_length
-from captioning.models.pooling import Pooling
+from captioning import local
+from captioning.local import of_like_length
+from captioning.pooling import Pooling
 from clipsheet.engine.run import run_scorers
 from clipsheet.engine.sample import prepare_together
 from clipsheet.errors import CallError, MediaError
