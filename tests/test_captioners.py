@@ -15,13 +15,12 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from captioning import caption_qwen2vl, captioner
+from captioning import caption_qwen2vl, captioner, local
 from captioning.caption_llava import CaptionLlava
 from captioning.caption_pllava import CaptionPllava, as_llava
 from captioning.caption_qwen2vl import CaptionQwen2vl, fitting
 from captioning.captioner import Answer, Ask, Asks, judged, windows
 from captioning.enhance import Enhance
-from captioning import local
 from captioning.local import of_like_length
 from captioning.pooling import Pooling
 from clipsheet.engine.run import run_scorers
