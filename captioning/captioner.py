@@ -144,6 +144,10 @@ class Captioner(Scorer):
         spoken_of = (name for question in self.questions for name in prompts.fields(question))
         return tuple(dict.fromkeys(("path", *spoken_of)))
 
+    @classmethod
+    def writes(cls, column: str) -> bool:
+        return column in {"text", *(f"text_{length}" for length in LENGTHS), "windows", TRUNCATED.name}
+
     @property
     def columns(self) -> tuple[Column, ...]:
         names = [f"text_{length}" for length in self.lengths] or ["text"]

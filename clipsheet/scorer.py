@@ -185,6 +185,11 @@ class Scorer(Weighted):
         """The same scorer, for workers: knowing where the folder of the weights is, if prepare() needs one."""
         return self
 
+    @classmethod
+    def writes(cls, column: str) -> bool:
+        """Whether a column of this name can be written by it, with any parameters."""
+        return column in {c.name for c in every_column(cls)}
+
     @property
     def columns(self) -> tuple[Column, ...]:
         """The columns it writes, in order."""

@@ -239,6 +239,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Cut:
 
     def row(path: str, timestamp: str = whole, **cells: str) -> dict[str, str]:
         usual = {"id": "7", "relpath": "", "mine, too": "NA", "ocr": "[]", "num_frames": "20", "error": ""}
+        usual |= {"match_red_car": "20", "text_truncated": "0", "windows": "[]"}
         return {**usual, "path": str(folder / path), "timestamp": timestamp, **cells}
 
     rows = [
@@ -254,7 +255,8 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Cut:
         row("still.png", "[]", text="picture"),
         row("one/a.mp4", scenes((5, 6)), text="beyond the end"),
     ]
-    order = ["id", "path", "relpath", "text", "mine, too", "timestamp", "ocr", "num_frames", "error"]
+    order = ["id", "path", "relpath", "text", "mine, too", "timestamp", "ocr", "num_frames",
+             "match_red_car", "text_truncated", "windows", "error"]  # fmt: skip
     return Cut(folder, [{name: r[name] for name in order} for r in rows])
 
 
@@ -292,11 +294,13 @@ def test_a_clip_lies_where_its_relpath_says(mixed: Cut) -> None:
 
 
 def test_every_column_of_the_source_is_kept_and_what_described_its_file_is_emptied(mixed: Cut) -> None:
-    columns = ["id", "path", "relpath", "text", "mine, too", "timestamp", "ocr", "num_frames", "error",
+    columns = ["id", "path", "relpath", "text", "mine, too", "timestamp", "ocr", "num_frames",
+               "match_red_car", "text_truncated", "windows", "error",
                "source_path", "clip_start", "clip_end"]  # fmt: skip
     assert list(mixed.clips[0]) == columns
     clip = mixed.clips[2]
     assert (clip["mine, too"], clip["ocr"], clip["num_frames"], clip["error"]) == ("NA", "", "", "")
+    assert (clip["match_red_car"], clip["text_truncated"], clip["windows"]) == ("", "", "")
     assert (clip["source_path"], clip["clip_start"], clip["clip_end"]) == (
         str(mixed.folder / "one/a.mp4"), "0.0", "0.2",
     )  # fmt: skip

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from captioning.captioner import Captioner
 from clipsheet import tables
 from clipsheet.cli import Parser, run_main
 from clipsheet.engine.pool import Pool
@@ -36,7 +37,7 @@ from clipsheet.errors import STORAGE_ERRNOS, CallError, MediaError, storing
 from clipsheet.log import Progress
 from clipsheet.options import GIB, RunOptions
 from clipsheet.outcome import Status, recording
-from clipsheet.scorer import every_column
+from clipsheet.scorer import Scorer
 from clipsheet.store.cells import Cells
 from clipsheet.store.folder import Store
 from clipsheet.store.keys import row_keys
@@ -280,10 +281,10 @@ def _drops(plan: ClipPlan, results: Sequence[_Verdict], cutting: Cutting) -> lis
 
 def _describe(clips: pd.DataFrame, sources: list[str], made: list[Any], cutting: Cutting) -> None:
     """Turn the rows of sources into those of their clips."""
-    scorers = [*SCORERS.values(), SceneDetect, Audit]
-    owned = {c.name for s in scorers for c in every_column(s)} | {"error", "filesize"}
+    scorers: tuple[type[Scorer], ...] = (*SCORERS.values(), SceneDetect, Audit, Captioner)
     for column in clips.columns:
-        if column in owned:
+        measured = column in ("error", "filesize") or any(s.writes(column) for s in scorers)
+        if measured and column != "text":  # which may be the user's own
             _add(clips, column, [""] * len(clips))
     targets = [clip.target if clip else source for clip, source in
                zip((m and m[0] for m in made), sources, strict=True)]  # fmt: skip

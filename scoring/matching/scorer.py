@@ -114,6 +114,10 @@ class OptionMatching(Scorer):
             for word in self.option
         )
 
+    @classmethod
+    def writes(cls, column: str) -> bool:
+        return column.startswith("match_")
+
     @property
     def feature(self) -> Feature:
         return ClipImages(self.clip, self.dtype)
