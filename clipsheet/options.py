@@ -15,13 +15,13 @@ GIB = 1 << 30
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run is done; nothing here changes a result, but for the reader, if another is wished for."""
+    """Execution options. None changes a result, except `reader`, which is therefore part of every fingerprint."""
 
     bs: int = option(16, "samples scored at once", ge=1)
     num_workers: int = option(0, "decoding processes; 0: one per core, shared by all ranks", ge=0)
     use_cpu: bool = option(False, "use no GPU")
-    skip_if_existing: bool = option(False, "leave cells alone that hold a value, whatever made it")
-    keep_as: str = option("", "keep what stood in a column that is written as <column>_<this>")
+    skip_if_existing: bool = option(False, "do not recompute cells that already have a value")
+    keep_as: str = option("", "before overwriting a column, copy it to <column>_<this>")
     output: str = option("", "table to write instead of <table>_<suffix>.csv")
     pretrained_models: str = option(os.fspath(MODELS), "folder of the weight files")
     root: str = option("", "refuse files outside this folder")
@@ -30,7 +30,9 @@ class RunOptions:
     worker_memory: float = option(4.0, "GiB of address space per decoding process", gt=0)
     max_failed: float = option(0.2, "share of rows that may fail before the exit code is 3", ge=0, le=1)
     retry_failed: bool = option(False, "try every failed row again")
-    compile: bool = option(False, "compile CLIP's image half by torch.compile: slow to start, fast on GPUs")
+    compile: bool = option(
+        False, "compile CLIP's image encoder with torch.compile: slow to start, fast on GPUs"
+    )
     stall: float = option(900.0, "seconds without progress after which a process gives up", gt=0)
 
     @property

@@ -289,7 +289,7 @@ class RunKeys:
     batch_size: int | None = option(None, "the ancestors' name of it", ge=1)
     use_cpu: bool | None = option(None, "use no GPU")
     use_ascend: bool | None = option(None, "the ancestors' opposite of it")
-    keep_as: str | None = option(None, "keep what stood in a column that is written as <column>_<this>")
+    keep_as: str | None = option(None, "before overwriting a column, copy it to <column>_<this>")
     worker_num: int | None = option(None, "processes at most, on as many GPUs", ge=1)
 
 

@@ -17,7 +17,7 @@ class Store:
     """The `.clipsheet` folder beside a table.
 
     Args:
-        reader: what decodes; verdicts by another are others.
+        reader: what decodes; part of every fingerprint.
         models: the folder of the weight files, whose hashes are part of every fingerprint.
     """
 

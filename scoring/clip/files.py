@@ -104,7 +104,7 @@ class Architecture(NamedTuple):
     Attributes:
         kind: "clip" or "siglip".
         image_size, patch_size: pixels of a side.
-        width: of the image half inside.
+        width: hidden size of the image encoder.
         dimensions: of a vector.
     """
 

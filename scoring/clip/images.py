@@ -126,7 +126,7 @@ class ClipImages(Feature):
 
 
 class _Images:
-    """The image half of a model on a device."""
+    """CLIP's image encoder on a device."""
 
     def __init__(self, feature: ClipImages, home: Home) -> None:
         import torch
