@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from clipsheet.engine.forkserver import ForkServer
 from clipsheet.engine.pool import Pool
 from clipsheet.errors import MediaError
 
@@ -34,6 +37,8 @@ def act(task: tuple[str, Any], allow: Allow) -> Any:
     elif kind == "slow":
         allow(value + 60)
         time.sleep(value)
+    elif kind == "variable":
+        return os.environ.get(value), os.getcwd()
     elif kind == "die once" and not os.path.exists(value):
         open(value, "x").close()
         os.kill(os.getpid(), signal.SIGKILL)
@@ -121,6 +126,55 @@ def test_no_worker_outlives_its_parent():
     while any(_alive(pid) for pid in pids):
         assert time.monotonic() < deadline, "a worker is still there"
         time.sleep(0.05)
+
+
+def test_a_killed_fork_server_loses_no_task() -> None:
+    pool = Pool(act, 2, seconds=30)
+    ended = {}
+    for key, result in pool.map(iter([(n, ("slow", 0.05)) for n in range(40)])):
+        if key == 3:
+            os.kill(pool._workers[0].server.process, signal.SIGKILL)
+        ended[key] = result
+    assert ended == dict.fromkeys(range(40), 0.05)
+
+
+def test_workers_see_the_environment_and_the_folder_of_the_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLIPSHEET_TEST", "now")
+    monkeypatch.chdir(tmp_path)
+    assert results([("variable", "CLIPSHEET_TEST")]) == {0: ("now", str(tmp_path))}
+    monkeypatch.delenv("CLIPSHEET_TEST")
+    assert results([("variable", "CLIPSHEET_TEST")]) == {0: (None, str(tmp_path))}
+
+
+class InterruptedOnce:
+    """A socket whose first recv() is interrupted before it reads."""
+
+    def __init__(self, whole: socket.socket) -> None:
+        self.whole, self.interrupts = whole, True
+
+    def recv(self, size: int) -> bytes:
+        if self.interrupts:
+            self.interrupts = False
+            raise KeyboardInterrupt
+        return self.whole.recv(size)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.whole, name)
+
+
+def test_a_request_that_was_interrupted_leaves_no_answer_for_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = ForkServer(())
+    monkeypatch.setattr(server, "_socket", InterruptedOnce(server._socket))
+    with open(os.devnull) as file:
+        with pytest.raises(KeyboardInterrupt):
+            server.fork(os.close, file.fileno())
+        process = server.fork(time.sleep, file.fileno())  # as many seconds as the descriptor's number
+        assert server.end(process) == -signal.SIGKILL
+    server.close()
 
 
 def _alive(pid: int) -> bool:

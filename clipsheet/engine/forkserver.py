@@ -25,6 +25,7 @@ from typing import Any
 PR_SET_PDEATHSIG = 1
 STDERR = 2
 MAX_REQUEST_BYTES = 1 << 20
+MAX_ANSWER_BYTES = 1 << 10
 #: One thread per worker: their number is what uses the cores.
 THREADS = (
     "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "OPENCV_FOR_THREADS_NUM",
@@ -48,6 +49,7 @@ class ForkServer:
 
     def __init__(self, modules: tuple[str, ...]) -> None:
         self._lock = threading.Lock()
+        self._asked = 0
         self._environment = worker_environment()
         self._socket, far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with far_end:
@@ -79,7 +81,7 @@ class ForkServer:
             if now.get(name) != self._environment.get(name)
         }
         place = changed, os.getcwd(), _search_path()
-        return int(self._ask(("fork", (main, arguments, place)), [descriptor, STDERR]))
+        return int(self._ask("fork", (main, arguments, place), [descriptor, STDERR]))
 
     def end(self, process: int) -> int:
         """Kill a forked process unless it has ended, and say how it ended: as `Popen.returncode`.
@@ -87,20 +89,31 @@ class ForkServer:
         Raises:
             ConnectionError: the server has gone, and its processes with it.
         """
-        return int(self._ask(("end", process), []))
+        return int(self._ask("end", process, []))
+
+    @property
+    def process(self) -> int:
+        """The server's own process number."""
+        return self._process.pid
 
     def close(self) -> None:
         """End the server and all its processes."""
         self._socket.close()
         self._process.wait()
 
-    def _ask(self, request: tuple[str, Any], descriptors: list[int]) -> Any:
+    def _ask(self, what: str, value: Any, descriptors: list[int]) -> Any:
         with self._lock:
-            socket.send_fds(self._socket, [pickle.dumps(request)], descriptors)
-            answer = self._socket.recv(1 << 12)
-        if not answer:
-            raise ConnectionResetError("the fork server has gone")
-        return pickle.loads(answer)
+            if self._socket.fileno() < 0:
+                raise ConnectionResetError("the fork server was closed")
+            self._asked += 1
+            socket.send_fds(self._socket, [pickle.dumps((self._asked, what, value))], descriptors)
+            while True:
+                message = self._socket.recv(MAX_ANSWER_BYTES)
+                if not message:
+                    raise ConnectionResetError("the fork server has gone")
+                number, answer = pickle.loads(message)
+                if number == self._asked:  # not that of a request whose asker was interrupted
+                    return answer
 
 
 def worker_environment() -> dict[str, str]:
@@ -128,15 +141,15 @@ def _serve(descriptor: int, modules: list[str]) -> None:
                 return
             if not message:
                 return
-            what, value = pickle.loads(message)
+            number, what, value = pickle.loads(message)
             if what == "fork":
                 answer = _fork(asker, value, descriptors)
             else:
                 answer = _end(value)
-            for number in descriptors:
-                os.close(number)
+            for received in descriptors:
+                os.close(received)
             with contextlib.suppress(ConnectionError):
-                asker.send(pickle.dumps(answer))
+                asker.send(pickle.dumps((number, answer)))
 
 
 def _fork(asker: socket.socket, value: Any, descriptors: list[int]) -> int:

@@ -194,8 +194,11 @@ class _Worker:
             return self.server.fork(_main, descriptor)
         except ConnectionError:  # it was killed: take a new one
             _forget(self.server)
+        try:
             self.server = _server()
             return self.server.fork(_main, descriptor)
+        except ConnectionError as error:
+            raise RuntimeError("worker processes cannot be started; see the message above") from error
 
     def give(self, task: _Task) -> None:
         self.tasks.append(task)
