@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import av
@@ -72,30 +73,39 @@ def write_grid(
     linked = [(GRID, own), *((number, [0x81, 2]) for number in numbers)]
     links = b"".join(struct.pack(f">HB{len(at)}B", item, len(at), *at) for item, at in linked)
 
-    def meta(offset: int) -> bytes:
-        places, at = [], offset
-        for number, payload in enumerate(payloads, GRID):
-            places.append(struct.pack(">HHHHII", number, 0, 0, 1, at, len(payload)))
-            at += len(payload)
-        entries = [
-            full_box(b"infe", 2, 0, struct.pack(">HH4sx", number, 0, kind))
-            for number, kind in enumerate(kinds, GRID)
-        ]
-        return full_box(
-            b"meta", 0, 0,
-            full_box(b"hdlr", 0, 0, struct.pack(">I4s12xx", 0, b"pict")),
-            full_box(b"pitm", 0, 0, struct.pack(">H", GRID)),
-            full_box(b"iloc", 1, 0, struct.pack(">HH", 0x4400, len(payloads)), *places),
-            full_box(b"iinf", 0, 0, struct.pack(">H", len(entries)), *entries),
-            full_box(b"iref", 0, 0, *references),
-            box(b"iprp", box(b"ipco", *shared, *properties),
-                full_box(b"ipma", 0, 0, struct.pack(">I", len(linked)), links)),
-        )  # fmt: skip
-
+    boxes = box(b"ipco", *shared, *properties), full_box(b"ipma", 0, 0, struct.pack(">I", len(linked)), links)
+    meta = partial(_meta, kinds, payloads, references, boxes)
     kind = box(b"ftyp", b"heic", struct.pack(">I", 0), b"mif1", b"heic")
     begin = len(kind) + len(meta(0)) + 8
     path.write_bytes(kind + meta(begin) + box(b"mdat", *payloads))
     return path
+
+
+def _meta(
+    kinds: Sequence[bytes],
+    payloads: Sequence[bytes],
+    references: Sequence[bytes],
+    boxes: Sequence[bytes],
+    offset: int,
+) -> bytes:
+    """The box `meta`: which items there are, and where, if their payloads begin at an offset in the file."""
+    places, at = [], offset
+    for number, payload in enumerate(payloads, GRID):
+        places.append(struct.pack(">HHHHII", number, 0, 0, 1, at, len(payload)))
+        at += len(payload)
+    entries = [
+        full_box(b"infe", 2, 0, struct.pack(">HH4sx", number, 0, kind))
+        for number, kind in enumerate(kinds, GRID)
+    ]
+    return full_box(
+        b"meta", 0, 0,
+        full_box(b"hdlr", 0, 0, struct.pack(">I4s12xx", 0, b"pict")),
+        full_box(b"pitm", 0, 0, struct.pack(">H", GRID)),
+        full_box(b"iloc", 1, 0, struct.pack(">HH", 0x4400, len(payloads)), *places),
+        full_box(b"iinf", 0, 0, struct.pack(">H", len(entries)), *entries),
+        full_box(b"iref", 0, 0, *references),
+        box(b"iprp", *boxes),
+    )  # fmt: skip
 
 
 def turned(quarters: int) -> bytes:

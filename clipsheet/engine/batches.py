@@ -13,7 +13,7 @@ import numpy as np
 from clipsheet import tables
 from clipsheet.engine import launch
 from clipsheet.engine.background_calls import Flight
-from clipsheet.engine.pool import out_of_memory, unexpected
+from clipsheet.engine.pool import failure_of
 from clipsheet.engine.todo import Embedding, Sample, Work
 from clipsheet.errors import ENVIRONMENTAL, ClipsheetError, MediaError, TooManyFailed
 from clipsheet.options import RunOptions
@@ -22,7 +22,7 @@ from clipsheet.store.cells import Journal
 
 log = logging.getLogger(__name__)
 EARLY_ROWS = 200
-LAST_BATCH_SECONDS = 60.0  # for what is being scored in the background when the run is told to stop
+LAST_BATCH_SECONDS = 60.0  # how long a stopped run waits for the batch in the background
 
 
 class Pass:
@@ -45,7 +45,7 @@ class Pass:
         self._held: list[tuple[Work, str, MediaError]] | None = []
 
     def begin(self) -> None:
-        """Find out whether those answer for whom there is to be waited."""
+        """Load server-backed models first, so that an unreachable server fails before anything is decoded."""
         for work in self._work:
             if work.scorer.in_flight and work.todo.any():
                 model, scorer = self._model(work), work.scorer
@@ -142,7 +142,7 @@ class Pass:
             self._deliver(sample)
 
     def _take_pictures(self, embedding: Embedding, row: int, found: Any) -> None:
-        """The pictures of a file that its vectors are to be made of."""
+        """Add the pictures of a file to the batch that is embedded next."""
         key, sample = embedding.keys[row].as_py(), embedding.sample(row)
         if isinstance(found, MediaError):
             found = [(embedding.lacks(row), found)]
@@ -289,7 +289,7 @@ class Pass:
         if isinstance(output, BaseException) and not isinstance(output, MediaError):
             if isinstance(output, ClipsheetError) or not isinstance(output, Exception):
                 raise output
-            output = unexpected(output)
+            output = failure_of(output)
         self._keep(work, key, output)
         self._heartbeat()
 
@@ -333,12 +333,10 @@ def _in_parts(
         outputs = list(function(items))
         if len(outputs) == len(items):
             return outputs
-    except MediaError as error:
-        failure = error
     except ClipsheetError:  # speaks of the run, not of these items
         raise
     except Exception as error:
-        failure = out_of_memory(error) or unexpected(error)
+        failure = failure_of(error)
     if len(items) == 1:
         return [failure]
     if failure.code in ("gpu_oom", "out_of_memory"):

@@ -1,7 +1,7 @@
 """A process that has imported what workers need, and forks one in milliseconds when asked.
 
-Importing NumPy, PyAV and OpenCV takes a second of CPU; with a worker per core, and again for every stage, that adds
-up. The fork server imports them once per program and never starts a thread, so forking it is safe. Workers are its
+Importing NumPy, PyAV and OpenCV takes far longer than a fork, and every worker of every stage would do it again. The
+fork server imports them once per program and never starts a thread, so forking it is safe. Workers are its
 children: it kills them and reports how they ended, and they die with it. It ends when its socket is closed, which
 the kernel does when the program dies.
 """
@@ -112,7 +112,7 @@ class ForkServer:
                 if not message:
                     raise ConnectionResetError("the fork server has gone")
                 number, answer = pickle.loads(message)
-                if number == self._asked:  # not that of a request whose asker was interrupted
+                if number == self._asked:  # else it answers an earlier request that was interrupted
                     return answer
 
 

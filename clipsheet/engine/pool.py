@@ -280,23 +280,24 @@ def _main(descriptor: int) -> None:
 def _run(job: Job, payload: Any, allow: Callable[[float], None]) -> Any:
     try:
         return job(payload, allow)
-    except MediaError as error:
-        return error
-    except MemoryError as error:
-        return MediaError("out_of_memory", str(error))
     except Exception as error:
-        return unexpected(error)
+        return failure_of(error)
+
+
+def failure_of(error: Exception) -> MediaError:
+    """What an exception means for the row at which it was raised."""
+    return error if isinstance(error, MediaError) else out_of_memory(error) or unexpected(error)
 
 
 def unexpected(error: Exception) -> MediaError:
-    """An exception that nobody foresaw, as a row's failure that keeps its traceback."""
+    """An unforeseen exception as a row's failure that keeps its traceback."""
     failure = MediaError("model_error", f"{type(error).__name__}: {error}")
     failure.trace = "".join(traceback.format_exception(error))
     return failure
 
 
 def out_of_memory(error: Exception) -> MediaError | None:
-    """The failure of a row for which the memory of the GPU or the machine does not do; else None."""
+    """The failure of a row that needs more memory than the GPU or the machine has; else None."""
     if isinstance(error, MemoryError):
         return MediaError("out_of_memory", str(error))
     if type(error).__name__ == "OutOfMemoryError" or "CUDA out of memory" in str(error):

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from clipsheet.engine.pool import unexpected
+from clipsheet.engine.pool import failure_of
 from clipsheet.errors import MediaError
 from clipsheet.media import EVERY_FRAME, MAX_BAD_RATIO, READERS, Frame, Media, MediaInfo
 from clipsheet.scorer import Frames, Row, Scorer
@@ -67,7 +67,7 @@ class SampleJob:
 
 @dataclass(frozen=True)
 class Pictures(Scorer):
-    """The pictures of a sample that a feature lacks, each with the positions that it stands at."""
+    """The pictures of a sample whose vectors a feature still needs, each with its positions (0 to 1)."""
 
     name: ClassVar[str] = "pictures"
 
@@ -275,9 +275,5 @@ class _Arriving:
 def _prepared(scorer: Scorer, row: Row, frames: Frames) -> Any:
     try:
         return scorer.prepare(row, frames)
-    except MediaError as error:
-        return error
-    except MemoryError as error:
-        return MediaError("out_of_memory", str(error))
     except Exception as error:
-        return unexpected(error)
+        return failure_of(error)

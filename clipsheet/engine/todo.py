@@ -26,7 +26,7 @@ from clipsheet.store.vectors import VectorFolder, Vectors, VectorWriter
 
 @dataclass
 class Sample:
-    """A file whose vectors are being made, and the rows that wait for them.
+    """A file whose pictures are being embedded, and the rows that wait for its vectors.
 
     Attributes:
         rows: of this file, that are still to come.
@@ -70,7 +70,7 @@ class Embedding:
     batch: list[tuple[str, list[tuple[tuple[float, ...], np.ndarray]]]] = field(default_factory=list)
 
     def lacks(self, row: int) -> tuple[float, ...]:
-        """Positions of a row's file whose vectors are to be made."""
+        """Positions (0 to 1) in a row's file that have no vector yet."""
         places = self.places[row].tolist()
         return tuple(p for p, place in zip(self.positions, places, strict=True) if place < 0)
 

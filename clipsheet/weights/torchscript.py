@@ -1,4 +1,9 @@
-"""OpenAI's TorchScript archives of CLIP, read as tensors without running their code."""
+"""OpenAI's TorchScript archives of CLIP, read as tensors without running their code.
+
+A TorchScript archive is a zip: `NAME/data.pkl` pickles the modules as objects with a dict of attributes,
+`NAME/data/<key>` are the tensors' bytes, `NAME/code/**.py` says which attributes are parameters and buffers.
+torch.jit.load would compile that code; here it is only searched for names.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +22,6 @@ from typing import TYPE_CHECKING, Any
 
 from clipsheet.weights.load import BROKEN, NoWeights, is_torchscript, load_state, read_member, reason
 from clipsheet.weights.table import refused
-
-#
-# A TorchScript archive is a zip: `NAME/data.pkl` pickles the modules as objects with a dict of
-# attributes, `NAME/data/<key>` are the tensors' bytes, `NAME/code/**.py` says which attributes are
-# parameters and buffers. torch.jit.load would compile that code; here it is only looked through.
-
 
 if TYPE_CHECKING:
     import torch

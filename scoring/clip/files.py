@@ -58,10 +58,10 @@ def image_files(clip: str, models: Path) -> dict[str, Path]:
     if path.suffix == ".pt":
         return {path.stem: path}
     files = {"config": path / "config.json", **_model_files(path)}
-    return files | {file.stem: file for file in _preprocessor_files(path)[:1]}
+    return files | {file.stem: file for file in preprocessor_files(path)[:1]}
 
 
-def _preprocessor_files(path: Path) -> list[Path]:
+def preprocessor_files(path: Path) -> list[Path]:
     """Where a folder says how pictures are prepared: in the older file, else in the newer one."""
     names = ("preprocessor_config.json", "processor_config.json")
     return [path / name for name in names if (path / name).exists()]

@@ -13,13 +13,13 @@ from PIL import Image
 from clipsheet.scorer import Feature, Frame, Home
 from clipsheet.weights.load import read_json
 from scoring.clip.files import (
-    _preprocessor_files,
     architecture,
     clip_option,
     dtype_option,
     image_files,
     missing_files,
     place,
+    preprocessor_files,
 )
 from scoring.clip.openai import reading
 from scoring.clip.weights import load_encoder
@@ -72,7 +72,7 @@ def _middle(side: int, most: int) -> slice:
 
 def _preprocessor(path: Path) -> dict[str, Any]:
     """How a model wants its pictures, in a folder that says so."""
-    files = _preprocessor_files(path) if path.suffix != ".pt" else []
+    files = preprocessor_files(path) if path.suffix != ".pt" else []
     if not files:
         return {}
     with reading(files[0]):
