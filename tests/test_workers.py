@@ -138,6 +138,35 @@ def test_a_killed_fork_server_loses_no_task() -> None:
     assert ended == dict.fromkeys(range(40), 0.05)
 
 
+class KillsTheServerWhereItIsLoaded:
+    """A job that ends the fork server, and so every worker, before the worker that loads it is ready."""
+
+    def __init__(self, mark: Path, times: int) -> None:
+        self.mark, self.times = mark, times
+
+    def __call__(self, task: tuple[str, Any], allow: Allow) -> Any:
+        return act(task, allow)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        with self.mark.open("a") as mark:
+            mark.write(".")
+        if self.mark.stat().st_size <= self.times:
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(60)
+
+
+def test_workers_killed_before_they_were_ready_lose_no_task(tmp_path: Path) -> None:
+    pool = Pool(KillsTheServerWhereItIsLoaded(tmp_path / "mark", 3), 1, seconds=30)
+    assert dict(pool.map(iter([(n, ("ok", n)) for n in range(5)]))) == {n: n for n in range(5)}
+
+
+def test_workers_that_are_always_killed_before_they_are_ready_are_an_error(tmp_path: Path) -> None:
+    pool = Pool(KillsTheServerWhereItIsLoaded(tmp_path / "mark", 1000), 1, seconds=30)
+    with pytest.raises(RuntimeError, match="could not start"):
+        dict(pool.map(iter([(0, ("ok", 0))])))
+
+
 def test_workers_see_the_environment_and_the_folder_of_the_moment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

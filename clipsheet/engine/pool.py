@@ -30,6 +30,8 @@ LOOKAHEAD = 2  # tasks a worker holds, so that it never waits while its results 
 #: A task larger than this waits for an idle worker: a pipe full at both ends would never move again.
 LOOKAHEAD_BYTES = 1 << 14
 HEARTBEAT_SECONDS = 5.0
+#: Workers killed in a row before they were ready, which may happen to any process where memory is short.
+STARTS = 8
 _shared: tuple[int, ForkServer] | None = None  # process number and its fork server
 
 
@@ -63,6 +65,7 @@ class Pool:
         self._heartbeat = heartbeat
         self._lookahead = lookahead
         self._workers: list[_Worker] = []
+        self._failed_starts = 0  # in a row
 
     def map(self, tasks: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
         """(key, result or MediaError) for every (key, payload), in the order they end."""
@@ -126,15 +129,16 @@ class Pool:
                     if task is None:
                         continue
                     if worker.never_ready:
-                        raise RuntimeError(
-                            "a worker process could not start; see its message above"
-                        ) from None
-                    if task.tried:
+                        self._note_failed_start(ended)
+                        again.appendleft(task)  # the worker never saw it
+                    elif task.tried:
                         yield task.key, MediaError("crashed", _how_it_ended(ended))
                     else:
                         task.tried = True
                         suspects.append(task)
                     continue
+                if not worker.never_ready:
+                    self._failed_starts = 0
                 if done is not None:
                     yield done
             # Whoever took the last result may have been long about it: what came meanwhile is in the pipe.
@@ -144,6 +148,12 @@ class Pool:
                 worker.kill()
                 self._workers[place] = self._start()
                 yield task.key, MediaError("timeout", f"no end after {worker.allowed:g} s")
+
+    def _note_failed_start(self, ended: int) -> None:
+        """Raise RuntimeError if it is no use to start another: it failed by itself, or several were killed in a row."""
+        self._failed_starts += 1
+        if ended >= 0 or self._failed_starts == STARTS:
+            raise RuntimeError("a worker process could not start; see its message above") from None
 
 
 @dataclass
