@@ -30,7 +30,7 @@ from clipsheet.media import Media
 from clipsheet.options import RunOptions
 from pipeline.splitting.cut import cut
 from pipeline.splitting.cutter import Cutting
-from pipeline.splitting.scene_detect import format_scenes
+from scoring.shots.detection import format_scenes
 from tools import ffmpeg
 
 Spans = list[tuple[float, float]]

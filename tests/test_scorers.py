@@ -28,8 +28,6 @@ from clipsheet.media import Media
 from clipsheet.options import RunOptions
 from clipsheet.scorer import MODELS, Home, Scorer, every_column, frame_positions, provenance
 from pipeline.datasets.deduplication import Hashes
-from pipeline.splitting.audit import Audit
-from pipeline.splitting.scene_detect import SceneDetect
 from scoring.aesthetic.scorer import Aesthetic
 from scoring.embedding.scorer import Embedding
 from scoring.inference import SCORERS
@@ -40,6 +38,8 @@ from scoring.motion.scorer import Motion
 from scoring.nsfw.scorer import Nsfw
 from scoring.ocr.scorer import Ocr
 from scoring.quality.scorer import Quality, blockiness, noise, sharpness
+from scoring.shots.audit import Audit
+from scoring.shots.detection import SceneDetect
 from tests import footage
 from tests.conftest import REPO, listing, read_table, write_table
 from tools import ffmpeg

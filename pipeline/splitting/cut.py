@@ -43,12 +43,12 @@ from clipsheet.store.folder import Store
 from clipsheet.store.keys import row_keys
 from clipsheet.store.locks import working_on
 from pipeline.splitting import encoding
-from pipeline.splitting.audit import Audit
 from pipeline.splitting.clip_names import claiming
 from pipeline.splitting.clip_plan import ClipPlan, Drop, plan_again, plan_shots
 from pipeline.splitting.cutter import Clip, CutJob, Cutting, Dropped, Made
-from pipeline.splitting.scene_detect import SceneDetect, format_scenes
 from scoring.inference import SCORERS
+from scoring.shots.audit import Audit
+from scoring.shots.detection import SceneDetect, format_scenes
 
 log = logging.getLogger(__name__)
 

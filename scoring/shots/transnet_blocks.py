@@ -1,6 +1,6 @@
 """The blocks of TransNetV2, computed over [B x T] pictures whose channels lie side by side.
 
-The same numbers to rounding as the package's three-dimensional convolutions (see pipeline.splitting.transnet).
+The same numbers to rounding as the package's three-dimensional convolutions (see scoring.shots.transnet).
 """
 
 from __future__ import annotations

