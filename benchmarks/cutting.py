@@ -26,10 +26,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks._measure import machine, race, verdict
+from clipsheet.engine.steps import run_step
 from clipsheet.media import Media
 from clipsheet.options import RunOptions
-from pipeline.splitting.cut import cut
-from pipeline.splitting.cutter import Cutting
+from pipeline.splitting.cut import Cut
 from scoring.shots.detection import format_scenes
 from tools import ffmpeg
 
@@ -58,7 +58,7 @@ def ours(video: Path, spans: Spans, folder: Path, encoder: str, workers: int = 0
     cell = format_scenes(spans).replace('"', '""')
     (folder / "meta.csv").write_text(f'path,timestamp\n{video},"{cell}"\n')
     options = RunOptions(num_workers=workers)
-    status = cut([str(folder / "meta.csv")], Cutting(str(folder / "clips"), encoder=encoder), options)
+    status = run_step([str(folder / "meta.csv")], Cut(str(folder / "clips"), encoder=encoder), options)
     assert status.rows_out == len(spans), status
 
 

@@ -27,7 +27,7 @@ from clipsheet.options import RunOptions
 from clipsheet.scorer import Scorer
 from clipsheet.store.cells import COMPACT_FILES
 from clipsheet.store.folder import Store
-from clipsheet.store.keys import row_keys
+from clipsheet.store.rows import Rows
 
 COLUMNS = 10
 SCORERS = (TextLength(), FileBytes())
@@ -53,7 +53,7 @@ def make_table(folder: Path, rows: int, files: int) -> Path:
 
 def fill_store(table: Path, scorer: Scorer) -> None:
     """Give every row its verdict, as so many runs would leave it that their files are put together."""
-    keys = enumerate(row_keys(tables.read(table), scorer.reads).to_pylist())
+    keys = enumerate(Rows(tables.read(table)).keys(scorer.reads).to_pylist())
     for part in np.array_split(np.array([*keys], object), COMPACT_FILES):
         with Store(table.parent).cells(scorer).journal() as journal:
             for number, key in part:

@@ -23,7 +23,7 @@ from captioning import prompts
 from clipsheet import tables
 from clipsheet.cli import describe, run_main, scorer_parser
 from clipsheet.config import option
-from clipsheet.engine import launch
+from clipsheet.engine.ranks import Share
 from clipsheet.engine.run import run_scorers
 from clipsheet.errors import ConfigError, MediaError
 from clipsheet.media import MediaInfo
@@ -299,14 +299,16 @@ def parse_windows(cell: str) -> list[dict[str, Any]]:
         raise MediaError("bad_value", f"windows is no list of start, end and text: {cell}") from error
 
 
-def caption(inputs: Sequence[str], captioners: Sequence[Captioner], options: RunOptions) -> Status:
+def caption(
+    inputs: Sequence[str], captioners: Sequence[Captioner], options: RunOptions, share: Share | None = None
+) -> Status:
     """Caption a table, and write the captions of windows as a table of their own, `<output>_windows`.
 
     Raises:
         CallError, Incomplete, StorageError: as run_scorers() does.
     """
-    status = run_scorers(inputs, captioners, options)
-    if any(captioner.window_seconds for captioner in captioners) and launch.Rank.from_environment().is_main:
+    status = run_scorers(inputs, captioners, options, share=share)
+    if any(captioner.window_seconds for captioner in captioners) and status.share is None:
         tables.write_sidecar(
             windows_table(tables.read([str(status.output)], ("windows",))), status.output, "windows"
         )
@@ -330,4 +332,9 @@ def main_captioner(captioner: type[Captioner]) -> NoReturn:
     """The program `python -m captioning.<x> META [flags]`."""
     parser = scorer_parser(captioner, describe(captioner))
     given = parser.parse_args()
-    run_main(lambda: caption(given.meta, [parser.take(captioner, given)], parser.take(RunOptions, given)))
+
+    def program() -> Status:
+        options = parser.take(RunOptions, given)
+        return caption(given.meta, [parser.take(captioner, given)], options, parser.share(given))
+
+    run_main(program)

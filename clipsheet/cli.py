@@ -15,12 +15,14 @@ from typing import Any, NoReturn, TypeVar
 
 from clipsheet import log
 from clipsheet.config import build, optional_type
-from clipsheet.engine import launch
+from clipsheet.engine.ranks import Share
 from clipsheet.engine.run import run_scorers
+from clipsheet.engine.steps import run_step
 from clipsheet.errors import INCOMPLETE, OK, WRONG_CALL, ClipsheetError, Stopped, one_line
-from clipsheet.options import RunOptions
+from clipsheet.options import RankOptions, RunOptions
 from clipsheet.outcome import Status
 from clipsheet.scorer import Scorer
+from clipsheet.step import Step
 
 T = TypeVar("T")
 
@@ -52,6 +54,10 @@ class Parser(argparse.ArgumentParser):
             if field.name in without:
                 continue
             _add_flag(group, field, hints[field.name], f"--{prefix}{field.name}")
+
+    def share(self, given: argparse.Namespace) -> Share:
+        """What this process does, by the flags of RankOptions or by its launcher."""
+        return Share.of(self.take(RankOptions, given))
 
     def take(self, cls: type[T], given: argparse.Namespace) -> T:
         """The dataclass from the flags that add_fields() made of it."""
@@ -117,6 +123,7 @@ def scorer_parser(scorer: type[Scorer], description: str) -> Parser:
     parser.add_argument("meta", nargs="+", help="table(s) with a column `path`: .csv or .parquet")
     parser.add_fields(scorer, "what is computed")
     parser.add_fields(RunOptions, "how it is run; changes no result")
+    parser.add_fields(RankOptions, "many processes")
     return parser
 
 
@@ -124,7 +131,34 @@ def main_scorer(scorer: type[Scorer]) -> NoReturn:
     """The program `python -m scoring.<x>.inference META [flags]`."""
     parser = scorer_parser(scorer, describe(scorer))
     given = parser.parse_args()
-    run_main(lambda: run_scorers(given.meta, [parser.take(scorer, given)], parser.take(RunOptions, given)))
+    run_main(
+        lambda: run_scorers(
+            given.meta,
+            [parser.take(scorer, given)],
+            parser.take(RunOptions, given),
+            share=parser.share(given),
+        )
+    )
+
+
+def main_step(step: type[Step], title: str) -> NoReturn:
+    """The program `python -m pipeline.<x> META [flags]` of a step.
+
+    Args:
+        title: of its own flags in --help.
+    """
+    parser = Parser(sys.modules[step.__module__].__doc__ or "")
+    parser.add_argument("meta", nargs="+", help=f"table(s) with {' and '.join(f'`{c}`' for c in step.reads)}: "
+        ".csv or .parquet")  # fmt: skip
+    parser.add_fields(step, title)
+    parser.add_fields(RunOptions, "how it is run", without=step.without)
+    parser.add_fields(RankOptions, "many processes")
+    given = parser.parse_args()
+    run_main(
+        lambda: run_step(
+            given.meta, parser.take(step, given), parser.take(RunOptions, given), parser.share(given)
+        )
+    )
 
 
 def describe(scorer: type[Scorer]) -> str:
@@ -156,8 +190,7 @@ def guarded(program: Callable[[], Status | int | None]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return INCOMPLETE
     if isinstance(ended, Status):
-        if launch.Rank.from_environment().is_main:
-            _say("\n".join(map(_safe, ended.line().split("\n"))), sys.stdout)
+        _say("\n".join(map(_safe, ended.line().split("\n"))), sys.stdout)
         return ended.exit_code
     return ended or OK
 

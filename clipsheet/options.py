@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipsheet.config import option
+from clipsheet.errors import ConfigError
 from clipsheet.media import READERS
 from clipsheet.scorer import MODELS
 
@@ -39,3 +40,22 @@ class RunOptions:
     def models(self) -> Path:
         """The folder of the weight files."""
         return Path(self.pretrained_models)
+
+
+@dataclass(frozen=True)
+class RankOptions:
+    """One run as several processes that never wait for each other, on one machine or many."""
+
+    rank: int | None = option(
+        None, "do the share of this one of --world processes, from 0, and write no table", ge=0
+    )
+    world: int | None = option(None, "how many processes share the table", ge=1)
+    join: bool = option(False, "write the table from what all ranks have done so far, and do nothing else")
+
+    def __post_init__(self) -> None:
+        if self.join and (self.rank is not None or self.world is not None):
+            raise ConfigError("--join is an act of its own: give it without --rank and --world")
+        if (self.rank is None) != (self.world is None):
+            raise ConfigError("--rank and --world go together: this process's number, and how many there are")
+        if self.rank is not None and self.world is not None and self.rank >= self.world:
+            raise ConfigError(f"--rank {self.rank}: ranks are counted from 0 to {self.world - 1}")

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipsheet import errors, tables
+from clipsheet.store.locks import FOLDER
 
 STATES = {errors.OK: "done", errors.INCOMPLETE: "incomplete"}
 
@@ -31,6 +32,8 @@ class Status:
         dropped: rows by reason, for a step that removes rows.
         pending: rows without a verdict.
         exit_code, message: why it ended as it did; the message is empty when all is well.
+        hours_in, hours_out: length of the rows in hours, where the table says it.
+        share: number and count of the processes, if this is about the share of one; None for the whole table.
     """
 
     tool: str
@@ -45,10 +48,16 @@ class Status:
     exit_code: int = errors.OK
     message: str = ""
     seconds: float = 0.0
+    hours_in: float | None = None
+    hours_out: float | None = None
+    share: tuple[int, int] | None = None
     _started: float = field(default_factory=time.time, repr=False)
 
     def line(self) -> str:
         """The one line with which every tool ends."""
+        if self.share is not None:
+            share = f"rank {self.share[0]} of {self.share[1]} has done its share"
+            return f"{self.tool}: {share} in {self.seconds:.1f} s; the last of them, or --join, writes {self.output}"
         parts = [f"{self.rows_in} rows"]
         if self.rows_out != self.rows_in:
             parts.append(f"{self.rows_out} out")
@@ -83,8 +92,11 @@ class Status:
 
     @property
     def path(self) -> Path:
-        """Where write() puts it: `<output stem>_status.json`."""
-        return status_path(self.output)
+        """Where write() puts it: `<output stem>_status.json`; that of one process's share in a folder of such."""
+        if self.share is None:
+            return status_path(self.output)
+        name = f"{self.share[0]}-of-{self.share[1]}.json"
+        return self.output.parent / FOLDER / "ranks" / self.output.stem / name
 
     def write(self, state: str = "") -> None:
         """Keep it beside the output, for launchers lose exit codes."""
@@ -101,6 +113,8 @@ class Status:
             "failed": self.failed,
             "dropped": self.dropped,
             "pending": self.pending,
+            "hours_in": self.hours_in,
+            "hours_out": self.hours_out,
             "seconds": round(self.seconds, 3),
             "started": _utc(self._started),
             "ended": _utc(time.time()),

@@ -31,6 +31,42 @@ Better = Literal["higher", "lower", ""]
 
 
 @dataclass(frozen=True)
+class Bound:
+    """A bound that `datautil` can put on a column: a flag, a config key and a part of the output's name.
+
+    Attributes:
+        verb: name of the flag and the key.
+        keep: which side of the bound stays; the bound itself does.
+        least, most: of the bound, where it has limits of its own; a share (unit "0-1") is limited to 0-1.
+        whole: it is an integer.
+        usual: the flag is a switch for this bound.
+        suffix: of the output's name, before the bound; by default the verb without underscores.
+        spares_pictures: pictures have no such value, and pass.
+        order: among the bounds of its scorer, in the output's name: lower ones come first.
+    """
+
+    verb: str
+    keep: Literal[">=", "<="]
+    least: float | None = None
+    most: float | None = None
+    whole: bool = False
+    usual: float | None = None
+    suffix: str = ""
+    spares_pictures: bool = False
+    order: int = 0
+
+
+def at_least(verb: str, least: float | None = None, **more: Any) -> tuple[Bound, ...]:
+    """The bound that keeps what is as large or larger; `more` are other fields of Bound."""
+    return (Bound(verb, ">=", least, **more),)
+
+
+def at_most(verb: str, least: float | None = None, **more: Any) -> tuple[Bound, ...]:
+    """The bound that keeps what is as small or smaller; `more` are other fields of Bound."""
+    return (Bound(verb, "<=", least, **more),)
+
+
+@dataclass(frozen=True)
 class Column:
     """A column that a scorer writes.
 
@@ -41,6 +77,7 @@ class Column:
         meaning: one line for --help and the manual.
         better: which direction is better, where one is.
         remark: it says something about the others, and a row that has them is complete without it.
+        bounds: by which rows can be filtered.
     """
 
     name: str
@@ -49,6 +86,7 @@ class Column:
     meaning: str
     better: Better = ""
     remark: bool = False
+    bounds: tuple[Bound, ...] = ()
 
 
 class Frames(Protocol):
@@ -267,9 +305,9 @@ def missing(scorer: Scorer, models: Path) -> list[str]:
     return [*lacking, *filter(None, wrong)]
 
 
-def parameters(scorer: Scorer) -> dict[str, Any]:
-    """The fields of a scorer and their values."""
-    return {f.name: getattr(scorer, f.name) for f in fields(scorer)}  # type: ignore[arg-type]
+def parameters(of: Any) -> dict[str, Any]:
+    """The fields of a scorer or a step and their values."""
+    return {f.name: getattr(of, f.name) for f in fields(of)}
 
 
 def every_column(cls: type[Scorer]) -> tuple[Column, ...]:
@@ -304,7 +342,7 @@ def all_columns(scorers: Iterable[Scorer]) -> list[str]:
 
 
 __all__ = [
-    "EVERY_FRAME", "MODELS", "Better", "Column", "Feature", "Featured", "Frame", "Frames", "Home", "Kind",
-    "MediaInfo", "Row", "Scorer", "all_columns", "every_column", "file_sha256", "frame_positions",
-    "missing", "parameters", "provenance",
+    "EVERY_FRAME", "MODELS", "Better", "Bound", "Column", "Feature", "Featured", "Frame", "Frames", "Home", "Kind",
+    "MediaInfo", "Row", "Scorer", "all_columns", "at_least", "at_most", "every_column", "file_sha256",
+    "frame_positions", "missing", "parameters", "provenance",
 ]  # fmt: skip

@@ -12,31 +12,8 @@ from clipsheet.cli import Parser, run_main
 from clipsheet.config import build
 from clipsheet.engine.run import run_scorers
 from clipsheet.errors import CallError
-from clipsheet.options import RunOptions
-from clipsheet.scorer import Scorer
-from scoring.aesthetic.scorer import Aesthetic
-from scoring.embedding.scorer import Embedding
-from scoring.info.scorer import Info
-from scoring.lpips.scorer import Lpips
-from scoring.matching.scorer import Matching, OptionMatching
-from scoring.motion.scorer import Motion
-from scoring.nsfw.scorer import Nsfw
-from scoring.ocr.scorer import Ocr
-from scoring.quality.scorer import Quality
-
-#: Every scorer by the name of its package; `option` is matching with given words.
-SCORERS: dict[str, type[Scorer]] = {
-    "info": Info,
-    "ocr": Ocr,
-    "motion": Motion,
-    "quality": Quality,
-    "lpips": Lpips,
-    "aesthetic": Aesthetic,
-    "nsfw": Nsfw,
-    "matching": Matching,
-    "option": OptionMatching,
-    "embedding": Embedding,
-}
+from clipsheet.options import RankOptions, RunOptions
+from scoring.catalog import SCORERS
 
 
 def main() -> None:
@@ -50,6 +27,7 @@ def main() -> None:
     for name, scorer in SCORERS.items():
         parser.add_fields(scorer, f"{name}: {(scorer.__doc__ or '').splitlines()[0]}", prefix=f"{name}.")
     parser.add_fields(RunOptions, "how it is run; changes no result")
+    parser.add_fields(RankOptions, "many processes")
     given = parser.parse_args()
     flags = vars(given)
 
@@ -65,7 +43,7 @@ def main() -> None:
         ]  # fmt: skip
         if unused:
             raise CallError(f"--{unused[0]}: its scorer is not among --scorers {' '.join(given.scorers)}")
-        return run_scorers(given.meta, scorers, parser.take(RunOptions, given))
+        return run_scorers(given.meta, scorers, parser.take(RunOptions, given), share=parser.share(given))
 
     run_main(program)
 

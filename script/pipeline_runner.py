@@ -31,6 +31,7 @@ from clipsheet.outcome import Status, recording
 from clipsheet.scorer import Scorer, provenance
 from clipsheet.store.folder import Store
 from clipsheet.store.locks import FOLDER, working_on
+from clipsheet.store.rows import Rows
 from script.plan import Plan, part, plan
 from script.stages import Stage, groups
 
@@ -229,7 +230,7 @@ def score_ahead(group: Sequence[Stage], source: Path, wanted: Plan) -> list[dict
     processes = _processes(group, wanted)
     if not scorers or (len(scorers) == 1 and processes == 1):
         return []
-    sizes = [stage.bs for stage in group if stage.bs is not None]
+    sizes = [stage.how["bs"] for stage in group if "bs" in stage.how]
     given = {f: getattr(wanted.options, f) for f in RunOptions.__dataclass_fields__}
     options = RunOptions(**given | {"bs": min(sizes, default=wanted.options.bs)})
     folder = wanted.paths.meta
@@ -254,10 +255,10 @@ def score_ahead(group: Sequence[Stage], source: Path, wanted: Plan) -> list[dict
 
 def score_shared(source: Path, scorers: list[Scorer], folder: Path, options: RunOptions) -> None:
     """One process's part of a shared pass."""
-    frame = tables.read(source, ())
     names = " ".join(scorer.name for scorer in scorers)
     rank = launch.Rank.from_environment()
-    run.compute(frame, scorers, options, Store(folder, options.reader, options.models), rank, names)
+    store = Store(folder, options.reader, options.models)
+    run.compute(Rows(tables.read(source, ())), scorers, options, store, rank, names)
 
 
 def guarded_share(source: Path, scorers: list[Scorer], folder: Path, options: RunOptions) -> int:

@@ -1,43 +1,27 @@
-"""The stages that a config can name: what each reads, writes and is called, in the order they run."""
+"""A stage of a plan: a scorer or a step with its parameters, ready to run, and how stages are made from a config."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from captioning.caption_api import CaptionApi
-from captioning.caption_llava import CaptionLlava
-from captioning.caption_pllava import CaptionPllava
-from captioning.caption_qwen2vl import CaptionQwen2vl
 from captioning.captioner import Captioner, caption
-from captioning.enhance import Enhance
 from clipsheet import tables
 from clipsheet.config import build, check_keys, option
 from clipsheet.engine.run import run_scorers
+from clipsheet.engine.steps import run_step
 from clipsheet.errors import ConfigError
 from clipsheet.options import RunOptions
 from clipsheet.outcome import Status
-from clipsheet.scorer import Scorer
-from pipeline.datasets.convert import ConvertOptions, convert
-from pipeline.datasets.datautil import datautil
-from pipeline.datasets.deduplication import Deduplication, Hashes, deduplicate
-from pipeline.datasets.expression import Expression
-from pipeline.datasets.verbs import CAPTION_VERBS, FILTERS, UtilOptions, Verbs, suffix_of
-from pipeline.splitting.cut import AUDITED, cut, recut
-from pipeline.splitting.cutter import Cutting
-from scoring.aesthetic.scorer import Aesthetic
-from scoring.info.scorer import Info
-from scoring.lpips.scorer import Lpips
-from scoring.matching.scorer import Matching, OptionMatching, column_of
-from scoring.motion.scorer import Motion
-from scoring.nsfw.scorer import Nsfw
-from scoring.ocr.scorer import Ocr
-from scoring.quality.scorer import Quality
-from scoring.shots.audit import Audit
-from scoring.shots.detection import SceneDetect
+from clipsheet.scorer import Scorer, parameters
+from clipsheet.step import Step
+from pipeline.datasets.datautil import Datautil
+from pipeline.datasets.verbs import Verbs
+
+Given = dict[str, Any]  # the keys of a stage, from a config
 
 
 @dataclass(frozen=True)
@@ -60,225 +44,163 @@ class Stage:
 
     Attributes:
         name: as in the config.
-        parameters: what it was asked for, for run.json.
-        needs, gives: columns that it reads, and that it writes.
-        output: from its input's path to its output's.
-        run: carries it out: input, output, options.
-        scorers: what it scores, so that neighbours can share one decode of every file.
-        new_files: it makes files of its own, so that nothing can be shared across it.
+        does: what it does to its table.
+        fixed_output: the table it writes, where that does not depend on its input.
+        suffix: of the table it writes, where it is not that of `does`.
+        needs: columns that it reads, where they are more than `does` says.
+        how: execution options of its own.
         apart: it costs so much for each row that it has a pass of its own, after all filters before it.
         first_input: a table given in the config, for a run that begins here.
+        processes: how many at most.
     """
 
     name: str
-    parameters: Mapping[str, Any]
-    needs: tuple[str, ...]
-    gives: tuple[str, ...]
-    output: Callable[[Path], Path]
-    run: Callable[[Path, Path, RunOptions], Status]
-    scorers: tuple[Scorer, ...] = ()
-    new_files: bool = False
+    does: Scorer | Step
+    fixed_output: Path | None = None
+    suffix: str = ""
+    needs: tuple[str, ...] = ()
+    how: Mapping[str, Any] = field(default_factory=dict)
     apart: bool = False
     first_input: str = ""
     processes: int | None = None
-    bs: int | None = None
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What it was asked for, for run.json."""
+        if not isinstance(self.does, Datautil):
+            return parameters(self.does)
+        given = parameters(self.does.verbs)
+        return {k: v for k, v in given.items() if v != getattr(Verbs, k) or k == "missing"}
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Columns that must be there."""
+        return self.needs or (self.does.reads if isinstance(self.does, Scorer) else self.does.needs)
+
+    @property
+    def gives(self) -> tuple[str, ...]:
+        """Columns that are there afterwards."""
+        made = tuple(column.name for scorer in self.scorers for column in scorer.columns)
+        return made if isinstance(self.does, Scorer | Datautil) else self.does.gives
+
+    @property
+    def scorers(self) -> tuple[Scorer, ...]:
+        """What it scores, so that neighbours can share one decode of every file."""
+        return (self.does,) if isinstance(self.does, Scorer) else self.does.scorers
+
+    @property
+    def starts(self) -> bool:
+        """Whether it reads no table."""
+        return isinstance(self.does, Step) and self.does.starts
+
+    @property
+    def new_files(self) -> bool:
+        """Whether its rows are other files than those it reads, so that nothing can be shared across it."""
+        return self.starts or (isinstance(self.does, Step) and self.does.writes_files)
+
+    def output(self, source: Path, folder: Path) -> Path:
+        """The table that it writes, from the one that it reads and the folder of the run's tables."""
+        if self.fixed_output is not None:
+            return self.fixed_output
+        return folder / tables.output_path(source, self.suffix or self.does.suffix).name
+
+    def run(self, source: Path, output: Path, options: RunOptions) -> Status:
+        """Carry it out."""
+        options = dataclasses.replace(options, output=str(output), **self.how)
+        inputs = [] if self.starts else [str(source)]
+        if isinstance(self.does, Step):
+            return run_step(inputs, self.does, options)
+        if isinstance(self.does, Captioner):
+            return caption(inputs, [self.does], options)
+        return run_scorers(inputs, [self.does], options)
 
 
-FAIR_MATCH = 20.0  # 100 x cosine
-Maker = Callable[[str, dict[str, Any], Paths, str], Stage]
+Maker = Callable[[str, Given, Paths, str], Stage]
 
 
-# --- makers ------------------------------------------------------------------------------------
+# --- makers: from the name of a stage, its keys, the folders and its place in the config ------------
 
 
-def _convert(name: str, given: dict[str, Any], paths: Paths, where: str) -> Stage:
-    output = Path(given.pop("output_meta_csv", None) or paths.meta / "meta_videos.csv")
-    if output.resolve() == paths.final.resolve():  # the ancestors' name, here the last table's
-        output = output.with_name("meta_videos.csv")
-    options = build(ConvertOptions, given, where)
-    return Stage(
-        name, {"root": paths.video, **_fields(options)}, (), ("path", "id", "relpath"),
-        lambda _: output,
-        lambda _, out, run: convert("video", paths.video, out, options),
-        new_files=True,
-    )  # fmt: skip
+def scoring(cls: type[Scorer], *, apart: bool = False) -> Maker:
+    """A stage that scores.
 
+    Args:
+        apart: its model takes seconds for each row.
+    """
 
-def _scorer(cls: type[Scorer]) -> Maker:
-    def make(name: str, given: dict[str, Any], paths: Paths, where: str) -> Stage:
-        run_keys, rest, processes = _split_run_keys(given, where)
+    def make(name: str, given: Given, paths: Paths, where: str) -> Stage:
+        if isinstance(given.get("lengths"), str):
+            given["lengths"] = [given["lengths"]]
+        how, rest, processes = split_run_keys(given, where)
         first = str(rest.pop("input_meta_csv", None) or "")
-        scorer = build(cls, rest, where)
-        carry_out: Callable[..., Status] = caption if isinstance(scorer, Captioner) else run_scorers
         return Stage(
-            name, _fields(scorer), scorer.reads, tuple(c.name for c in scorer.columns),
-            lambda table: tables.output_path(table, scorer.suffix),
-            lambda table, out, run: carry_out(
-                [str(table)], [scorer], dataclasses.replace(run, output=str(out), **run_keys)
-            ),
-            scorers=(scorer,), first_input=first,
-            processes=processes, bs=run_keys.get("bs"),
-        )  # fmt: skip
+            name, build(cls, rest, where), how=how, apart=apart, first_input=first, processes=processes
+        )
 
     return make
 
 
-def _datautil(name: str, given: dict[str, Any], paths: Paths, where: str, **always: Any) -> Stage:
+def step(cls: type[Step], output: str = "", renamed: Sequence[str] = (), **places: str) -> Maker:
+    """A stage that carries out a step.
+
+    Args:
+        output: name of its table, where that does not depend on its input; the key `output_meta_csv` gives another.
+        renamed: keys of the ancestors that say nothing here.
+        places: fields of the step that are folders of the run: `save_dir="clips"`.
+    """
+
+    def make(name: str, given: Given, paths: Paths, where: str) -> Stage:
+        for key in renamed:
+            given.pop(key, None)
+        how, rest, _ = split_run_keys(given, where)
+        first = str(rest.pop("input_meta_csv", None) or "")
+        table: Path | None = None
+        if output:
+            table = Path(rest.pop("output_meta_csv", None) or paths.meta / output)
+            if table.resolve() == paths.final.resolve():  # the ancestors' name, here the last table's
+                table = table.with_name(output)
+        fixed = {name: str(getattr(paths, folder)) for name, folder in places.items()}
+        known = [f.name for f in dataclasses.fields(cls) if f.name not in fixed]  # type: ignore[arg-type]
+        check_keys(rest, known if "save_dir" not in fixed else [*known, "save_dir"], where)
+        return Stage(name, build(cls, rest | fixed, where), table, how=how, first_input=first)
+
+    return make
+
+
+def verbs_of_datautil(name: str, given: Given, paths: Paths, where: str, **always: Any) -> Stage:
+    """A stage of datautil's verbs."""
     first = str(given.pop("input_meta_csv", None) or "")
     if isinstance(given.get("filter"), str):
         given["filter"] = [given["filter"]]
-    verbs = build(Verbs, {**always, **given}, where)
-    suffix = suffix_of(verbs)
-    if not suffix:
+    does = Datautil(build(Verbs, {**always, **given}, where))
+    if not does.suffix:
         raise ConfigError(f"{where}: nothing to do; give it a threshold or set run: false")
-    return Stage(
-        name, {k: v for k, v in _fields(verbs).items() if v != getattr(Verbs, k) or k == "missing"},
-        _columns_needed(verbs), tuple(c.name for c in Info().columns) if verbs.info else (),
-        lambda table: tables.output_path(table, suffix),
-        lambda table, out, run: datautil(
-            [str(table)], verbs, UtilOptions(str(out)), run=run
-        ),
-        scorers=(Info(),) if verbs.info else (), first_input=first,
-    )  # fmt: skip
+    return Stage(name, does, first_input=first)
 
 
-def _broken(name: str, given: dict[str, Any], paths: Paths, where: str) -> Stage:
-    given.setdefault("fmin", 1)
-    check_keys(given, ("fmin", "input_meta_csv"), where)
-    return _datautil(name, given, paths, where, info=True)
-
-
-def _captioner(cls: type[Captioner] | type[Enhance]) -> Maker:
-    """A stage whose model takes seconds for each row."""
-
-    def make(name: str, given: dict[str, Any], paths: Paths, where: str) -> Stage:
-        if isinstance(given.get("lengths"), str):
-            given["lengths"] = [given["lengths"]]
-        return dataclasses.replace(_scorer(cls)(name, given, paths, where), apart=True)
-
-    return make
-
-
-def _clean(name: str, given: dict[str, Any], paths: Paths, where: str) -> Stage:
-    """Captions as training wants them: all that the ancestors' stage does, unless it is told not to."""
-    usual = ("clean_caption", "refine_llm_caption", "remove_empty_caption")
-    verbs = tuple(verb for verb in CAPTION_VERBS if verb in Verbs.__dataclass_fields__)
-    check_keys(given, (*verbs, "missing"), where)
-    stage = _datautil(name, given, paths, where, **dict.fromkeys(usual, True))
-    return dataclasses.replace(
-        stage, needs=("text",), output=lambda table: tables.output_path(table, "cleaned")
-    )
-
-
-def _filtering(*verbs: str) -> Maker:
+def filtering(*verbs: str) -> Maker:
     """A stage that may use these verbs only."""
 
-    def make(name: str, given: dict[str, Any], paths: Paths, where: str) -> Stage:
+    def make(name: str, given: Given, paths: Paths, where: str) -> Stage:
         check_keys(given, (*verbs, "missing", "strict"), where)
-        return _datautil(name, given, paths, where)
+        return verbs_of_datautil(name, given, paths, where)
 
     return make
 
 
-def _option(name: str, given: dict[str, Any], paths: Paths, where: str) -> Stage:
-    """Matching with words, of which the ancestors have one."""
-    return _scorer(OptionMatching)(name, given | {"option": _words(given)}, paths, where)
-
-
-def _option_filtering(name: str, given: dict[str, Any], paths: Paths, where: str) -> Stage:
-    """Keep what one of the words fits well enough."""
-    check_keys(given, ("option", "matchmin", "missing", "strict"), where)
-    words = build(OptionMatching, {"option": _words(given)}, where).option
-    least = build(Verbs, {"matchmin": given.get("matchmin")}, where).matchmin
-    if not words:
-        raise ConfigError(f"{where}.option: missing; the words that were matched")
-    least = FAIR_MATCH if least is None else least
-    kept = " or ".join(f"{column_of(word)} >= {tables.number_text(least)}" for word in words)
-    rest: dict[str, Any] = {key: given[key] for key in ("missing", "strict") if key in given}
-    return _datautil(name, rest | {"filter": kept}, paths, where)
-
-
-def _words(given: Mapping[str, Any]) -> list[Any]:
-    words = given.get("option")
-    return words if isinstance(words, list) else [] if words is None else [words]
-
-
-def _nsfw_filtering(name: str, given: dict[str, Any], paths: Paths, where: str) -> Stage:
-    """Keep what is safe: by the usual limit or another."""
-    check_keys(given, ("nsfwmax", "safety_check", "missing", "strict"), where)
-    if given.get("nsfwmax") is None:
-        given = given | {"safety_check": True}
-    return _datautil(name, given, paths, where)
-
-
-def _dedup(name: str, given: dict[str, Any], paths: Paths, where: str) -> Stage:
-    run_keys, rest, _ = _split_run_keys(given, where)
-    first = str(rest.pop("input_meta_csv", None) or "")
-    how = build(Deduplication, rest, where)
-    return Stage(
-        name, _fields(how), ("path",), (),
-        lambda table: tables.output_path(table, "dedup"),
-        lambda table, out, run: deduplicate(
-            [str(table)], how, dataclasses.replace(run, output=str(out), **run_keys)
-        ),
-        scorers=(Hashes(how.hash),), first_input=first,
-    )  # fmt: skip
-
-
-def _cut(name: str, given: dict[str, Any], paths: Paths, where: str) -> Stage:
-    given.pop("drop_invalid_timestamps", None)  # the ancestor's: here invalid ones always stand aside
-    clips_table = given.pop("output_meta_csv", None)
-    cutting = dataclasses.replace(build(Cutting, given, where), save_dir=paths.clips)
-    output = Path(clips_table or paths.meta / "meta_clips.csv")
-    return Stage(
-        name, _fields(cutting), ("path", "timestamp"), ("path", "source_path", "clip_start", "clip_end"),
-        lambda _: output,
-        lambda table, out, run: cut([str(table)], cutting, dataclasses.replace(run, output=str(out))),
-        new_files=True,
-    )  # fmt: skip
-
-
-def _recut(name: str, given: dict[str, Any], paths: Paths, where: str) -> Stage:
-    cutting = dataclasses.replace(build(Cutting, given, where), save_dir=paths.clips)
-    return Stage(
-        name, _fields(cutting), AUDITED, (),
-        lambda table: paths.meta / tables.output_path(table, "recut").name,
-        lambda table, out, run: recut([str(table)], cutting, dataclasses.replace(run, output=str(out))),
-        new_files=True,
-    )  # fmt: skip
-
-
-def _fields(value: Any) -> dict[str, Any]:
-    return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-
-
-def _columns_needed(verbs: Verbs) -> tuple[str, ...]:
-    needed = []
-    for verb, filter in FILTERS.items():
-        if getattr(verbs, verb) not in (None, False):
-            needed += ["num_frames", "fps"] if filter.column == "seconds" else [filter.column]
-    for text in verbs.filter:
-        needed += Expression(text).columns
-    known = {c.name for c in Info().columns} if verbs.info else set()
-    return tuple(c for c in dict.fromkeys(needed) if c not in known | {"filesize"})
-
-
-def _split_run_keys(
-    given: Mapping[str, Any], where: str
-) -> tuple[dict[str, Any], dict[str, Any], int | None]:
+def split_run_keys(given: Mapping[str, Any], where: str) -> tuple[Given, Given, int | None]:
     """The ancestors' and our keys about how to run, apart from those about what is computed; and how many
     processes at most."""
     names = RunKeys.__dataclass_fields__
     keys = build(RunKeys, {name: value for name, value in given.items() if name in names}, where)
-    run: dict[str, Any] = {}
+    how: Given = {}
     bs = keys.batch_size if keys.bs is None else keys.bs
-    if bs is not None:
-        run["bs"] = bs
-    if keys.keep_as is not None:
-        run["keep_as"] = keys.keep_as
+    for name, value in (("bs", bs), ("keep_as", keys.keep_as), ("num_workers", keys.num_workers)):
+        if value is not None:
+            how[name] = value
     if keys.use_cpu is not None or keys.use_ascend is not None:
-        run["use_cpu"] = not keys.use_ascend if keys.use_cpu is None else keys.use_cpu
-    return run, {name: value for name, value in given.items() if name not in names}, keys.worker_num
+        how["use_cpu"] = not keys.use_ascend if keys.use_cpu is None else keys.use_cpu
+    return how, {name: value for name, value in given.items() if name not in names}, keys.worker_num
 
 
 @dataclass(frozen=True)
@@ -290,97 +212,8 @@ class RunKeys:
     use_cpu: bool | None = option(None, "use no GPU")
     use_ascend: bool | None = option(None, "the ancestors' opposite of it")
     keep_as: str | None = option(None, "before overwriting a column, copy it to <column>_<this>")
+    num_workers: int | None = option(None, "worker processes; 0: one per core", ge=0)
     worker_num: int | None = option(None, "processes at most, on as many GPUs", ge=1)
-
-
-# --- the stages --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Step:
-    """A stage that a config can name.
-
-    Attributes:
-        section: where its key stands in the ancestors' nested form.
-        make: from its parameters to the stage.
-        after: the stages without any of which it does not run in the nested form, as a filter without scores.
-    """
-
-    section: str
-    make: Maker
-    after: tuple[str, ...] = ()
-
-
-#: Of which only one can write `text`.
-CAPTIONERS = ("qwen2vl_caption", "llava_caption", "pllava_caption", "api_caption")
-
-#: In the order in which the nested form runs them. A new scorer adds its lines here.
-STEPS: dict[str, Step] = {
-    "convert_dataset": Step("meta_steps", _convert),
-    "remove_broken_videos": Step("meta_steps", _broken),
-    "scene_detection": Step("meta_steps.split_video", _scorer(SceneDetect)),
-    "cut_videos": Step("meta_steps.split_video", _cut),
-    "boundary_audit": Step("meta_steps.split_video", _scorer(Audit)),
-    "audit_filtering": Step(
-        "meta_steps.split_video", _filtering("foreignmax", "transitionsmax"), after=("boundary_audit",)
-    ),
-    "recut_clips": Step("meta_steps.split_video", _recut, after=("boundary_audit",)),
-    "remove_broken_clips": Step("meta_steps.split_video", _broken),
-    "deduplication": Step("pipeline_steps", _dedup),
-    "option_matching": Step("pipeline_steps.scoring_filtering", _option),
-    "option_filtering": Step(
-        "pipeline_steps.scoring_filtering", _option_filtering, after=("option_matching",)
-    ),
-    "ocr_scoring": Step("pipeline_steps.scoring_filtering", _scorer(Ocr)),
-    "ocr_filtering": Step(
-        "pipeline_steps.scoring_filtering",
-        _filtering("ocr_box_max", "ocr_single_max", "ocr_total_max"),
-        after=("ocr_scoring",),
-    ),
-    "motion_scoring": Step("pipeline_steps.scoring_filtering", _scorer(Motion)),
-    "motion_filtering": Step(
-        "pipeline_steps.scoring_filtering",
-        _filtering("motionmin", "motionmax", "flowmin"),
-        after=("motion_scoring",),
-    ),
-    "quality_scoring": Step("pipeline_steps.scoring_filtering", _scorer(Quality)),
-    "quality_filtering": Step(
-        "pipeline_steps.scoring_filtering",
-        _filtering(
-            "sharpnessmin",
-            "noisemax",
-            "blockinessmax",
-            "brightnessmin",
-            "brightnessmax",
-            "contrastmin",
-            "clippedmax",
-            "bordersmax",
-            "frozenmax",
-        ),
-        after=("quality_scoring",),
-    ),
-    "lpips_scoring": Step("pipeline_steps.scoring_filtering", _scorer(Lpips)),
-    "lpips_filtering": Step(
-        "pipeline_steps.scoring_filtering", _filtering("lpipsmin"), after=("lpips_scoring",)
-    ),
-    "aesthetic_scoring": Step("pipeline_steps.scoring_filtering", _scorer(Aesthetic)),
-    "aesthetic_filtering": Step(
-        "pipeline_steps.scoring_filtering", _filtering("aesmin"), after=("aesthetic_scoring",)
-    ),
-    "nsfw_scoring": Step("pipeline_steps.scoring_filtering", _scorer(Nsfw)),
-    "nsfw_filtering": Step("pipeline_steps.scoring_filtering", _nsfw_filtering, after=("nsfw_scoring",)),
-    "filtering": Step("pipeline_steps.scoring_filtering", _datautil),
-    "qwen2vl_caption": Step("pipeline_steps.captioning", _captioner(CaptionQwen2vl)),
-    "llava_caption": Step("pipeline_steps.captioning", _captioner(CaptionLlava)),
-    "pllava_caption": Step("pipeline_steps.captioning", _captioner(CaptionPllava)),
-    "api_caption": Step("pipeline_steps.captioning", _captioner(CaptionApi)),
-    "enhance_caption": Step("pipeline_steps.captioning", _captioner(Enhance), after=CAPTIONERS),
-    "clean_caption": Step("pipeline_steps.captioning", _clean, after=CAPTIONERS),
-    "matching_with_captions": Step("pipeline_steps.captioning", _scorer(Matching)),
-    "caption_filtering": Step(
-        "pipeline_steps.captioning", _filtering("matchmin"), after=("matching_with_captions",)
-    ),
-}
 
 
 def groups(stages: Sequence[Stage]) -> list[list[Stage]]:

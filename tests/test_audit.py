@@ -12,11 +12,12 @@ import pytest
 
 from clipsheet.engine.run import run_scorers
 from clipsheet.engine.sample import prepare_together
+from clipsheet.engine.steps import run_step
 from clipsheet.media import Media
 from clipsheet.options import RunOptions
 from pipeline.datasets.datautil import datautil
 from pipeline.datasets.verbs import UtilOptions, Verbs
-from pipeline.splitting.cut import cut, recut
+from pipeline.splitting.cut import Cut, Recut
 from pipeline.splitting.cutter import Cutting
 from scoring.shots.audit import Audit
 from scoring.shots.transnet import TransNet
@@ -89,7 +90,7 @@ def audited_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     row = {"path": str(video), "id": "7", "timestamp": json.dumps(wrong), "mine": "kept"}
     table = write_table(folder / "videos.csv", [row])
     cutting = Cutting(**CUTTING | {"save_dir": str(folder / "clips")})
-    cut([str(table)], cutting, RunOptions(num_workers=1))
+    run_step([str(table)], Cut(**vars(cutting)), RunOptions(num_workers=1))
     run_scorers([str(folder / "videos_clips.csv")], [Audit()], RunOptions(num_workers=1))
     return folder / "videos_clips_audit.csv"
 
@@ -106,7 +107,7 @@ def test_clips_of_more_than_one_shot_are_cut_again(audited_clips: Path, tmp_path
         ("10", "0"), ("0", "0"), ("0", "0")
     ]  # fmt: skip
     cutting = Cutting(**CUTTING | {"save_dir": str(audited_clips.parent / "clips")})
-    status = recut([str(audited_clips)], cutting, RunOptions(num_workers=1))
+    status = run_step([str(audited_clips)], Recut(**vars(cutting)), RunOptions(num_workers=1))
     after = read_table(audited_clips.with_name("videos_clips_audit_recut.csv"))
     assert after[1:] == before[1:]
     assert (status.rows_in, status.rows_out) == (3, 3)
@@ -118,7 +119,7 @@ def test_clips_of_more_than_one_shot_are_cut_again(audited_clips: Path, tmp_path
     assert audited(Path(clip["path"]))[:2] == (0, 0)
     assert len(Media(clip["path"]).info.frame_seconds) == 40
     written = Path(clip["path"]).stat().st_mtime_ns
-    recut([str(audited_clips)], cutting, RunOptions(num_workers=1))
+    run_step([str(audited_clips)], Recut(**vars(cutting)), RunOptions(num_workers=1))
     assert Path(clip["path"]).stat().st_mtime_ns == written
 
 
@@ -132,7 +133,7 @@ def test_equal_names_share_no_clip_and_parquet_keeps_its_rows(tmp_path: Path) ->
     table = [row | {"clean_shots": json.dumps(some)} for some in (*shots, shots[0])]
     table.append(row | {"path": "clean.mp4", "inner_transitions": 0, "clip_start": 2.0})
     pd.DataFrame(table).to_parquet(tmp_path / "t.parquet")
-    recut([str(tmp_path / "t.parquet")], Cutting(save_dir=str(tmp_path / "clips"), preset="ultrafast"),
+    run_step([str(tmp_path / "t.parquet")], Recut(save_dir=str(tmp_path / "clips"), preset="ultrafast"),
           RunOptions(num_workers=1))  # fmt: skip
     found = pd.read_parquet(tmp_path / "t_recut.parquet")
     names = [Path(path).name for path in found["path"]]
@@ -159,7 +160,7 @@ def test_a_shot_with_too_little_picture_is_dropped_when_it_is_cut_again(tmp_path
     tables = [tmp_path / f"t_recut{ending}.csv" for ending in ("", "_dropped")]
     seen = set()
     for _ in range(2):
-        recut([str(table)], cutting, RunOptions(num_workers=1))
+        run_step([str(table)], Recut(**vars(cutting)), RunOptions(num_workers=1))
         assert [Path(r["path"]).name for r in read_table(tables[0])] == ["c_shot-0.mp4"]
         [drop] = read_table(tables[1])
         assert (drop["path"], drop["clip_start"], drop["clip_end"]) == ("c.mp4", "0.8", "1.6")
@@ -177,7 +178,9 @@ def test_no_frame_of_the_next_shot_is_cut_again_at_another_rate(tmp_path: Path) 
         "inner_transitions": "1", "clean_shots": json.dumps(shots),
     }  # fmt: skip
     table = write_table(tmp_path / "t.csv", [row])
-    recut([str(table)], Cutting(save_dir=str(tmp_path / "clips"), target_fps=24.0), RunOptions(num_workers=1))
+    run_step(
+        [str(table)], Recut(save_dir=str(tmp_path / "clips"), target_fps=24.0), RunOptions(num_workers=1)
+    )
     for clip, level in zip(read_table(tmp_path / "t_recut.csv"), (40, 220), strict=True):
         assert all(abs(int(f.rgb().mean()) - level) < 6 for f in Media(clip["path"]).frames())
 
@@ -201,7 +204,7 @@ def test_what_cannot_be_cut_again_is_told(tmp_path: Path) -> None:
     ]
     table = write_table(tmp_path / "t.csv", rows)
     cutting = Cutting(**CUTTING | {"save_dir": str(tmp_path / "clips")})
-    recut([str(table)], cutting, RunOptions(num_workers=1))
+    run_step([str(table)], Recut(**vars(cutting)), RunOptions(num_workers=1))
     again = read_table(tmp_path / "t_recut.csv")
     assert [Path(r["path"]).name for r in again] == ["c_shot-1.mp4", "i.mp4"]
     assert (again[0]["clip_start"], again[0]["clip_end"]) == ("1.52", "2.6")  # frames are 40 ms apart

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from clipsheet.engine.steps import run_step
 from clipsheet.errors import CallError
+from clipsheet.options import RunOptions
 from clipsheet.outcome import Status
-from pipeline.datasets.convert import ConvertOptions, convert
+from pipeline.datasets.convert import Convert
 from pipeline.datasets.datautil import datautil
 from pipeline.datasets.verbs import UtilOptions, Verbs
 from tests import footage
@@ -171,8 +173,8 @@ def test_the_program_says_how_many_captions_cannot_be_read(tmp_path: Path, tool:
 def test_a_list_of_paths_is_read_in_the_encoding_that_it_names(tmp_path: Path) -> None:
     source, output = tmp_path / "list.json", tmp_path / "meta.csv"
     source.write_bytes(BOM16 + json.dumps(["a\u00e9.mp4"], ensure_ascii=False).encode("utf-16-le"))
-    convert("video", str(source), output, ConvertOptions(from_json=True))
+    run_step([], Convert(str(source), from_json=True), RunOptions(output=str(output)))
     assert [row["path"] for row in read_table(output)] == ["a\u00e9.mp4"]
     source.write_bytes(b'["caf\xe9.mp4"]')
     with pytest.raises(CallError, match=r"list\.json: byte 5: not UTF-8; save it as UTF-8"):
-        convert("video", str(source), output, ConvertOptions(from_json=True))
+        run_step([], Convert(str(source), from_json=True), RunOptions(output=str(output)))

@@ -15,9 +15,11 @@ import pytest
 from PIL import Image
 
 from clipsheet import tables
+from clipsheet.engine.steps import run_step
 from clipsheet.errors import CallError, ClipsheetError, MediaError
+from clipsheet.options import RunOptions
 from clipsheet.outcome import Status
-from pipeline.datasets.convert import ConvertOptions, convert
+from pipeline.datasets.convert import Convert
 from pipeline.datasets.filetypes import look
 from tests import footage, heif
 from tests.conftest import Tool, read_table
@@ -46,10 +48,10 @@ def touch(root: Path, *names: str) -> None:
         path.touch()
 
 
-def listed(root: Path | str, kind: str = "video", **options: object) -> tuple[Status, list[dict[str, str]]]:
+def listed(root: Path | str, kind: str = "video", workers: int = 0) -> tuple[Status, list[dict[str, str]]]:
     """What convert says of a folder, and the rows of its table."""
     output = Path(root).parent / "out" / "meta.csv"
-    status = convert(kind, str(root), output, ConvertOptions(**options))  # type: ignore[arg-type]
+    status = run_step([], Convert(str(root), kind), RunOptions(output=str(output), num_workers=workers))
     return status, read_table(output)
 
 
@@ -113,7 +115,7 @@ def test_a_relative_root_gives_relative_paths(
 ) -> None:
     touch(root, "a.mp4")
     monkeypatch.chdir(root.parent)
-    convert("video", f"videos{slash}", Path("meta.csv"))
+    run_step([], Convert(f"videos{slash}"), RunOptions(output=str(Path("meta.csv"))))
     assert read_table(Path("meta.csv")) == [{"path": "videos/a.mp4", "id": "a", "relpath": "a.mp4"}]
 
 
@@ -121,7 +123,7 @@ def test_parquet_holds_the_same_rows(root: Path) -> None:
     touch(root, "007.mp4", "8.mp4", "sub/NA.mp4")
     rows = listed(root)[1]
     output = root.parent / "meta.parquet"
-    convert("video", str(root), output)
+    run_step([], Convert(str(root)), RunOptions(output=str(output)))
     frame = tables.read(output)
     assert {name: frame[name].tolist() for name in frame} == {k: [row[k] for row in rows] for k in rows[0]}
 
@@ -150,7 +152,7 @@ def test_a_file_of_unknown_ending_is_looked_into(root: Path) -> None:
     touch(root, "empty")
     (root / "words.abc").write_text("no video")
     os.mkfifo(root / "pipe")
-    rows = listed(root, num_workers=1)[1]
+    rows = listed(root, workers=1)[1]
     assert [row["relpath"] for row in rows] == ["film", "film.xyz"]
 
 
@@ -211,7 +213,7 @@ PLAYLISTS = {
 
 def refusals(root: Path, kind: str = "video") -> dict[str, str]:
     """The code of every file that is not listed, and a check of what is said about them."""
-    status, rows = listed(root, kind, num_workers=1)
+    status, rows = listed(root, kind, workers=1)
     found = {row["path"]: row["code"] for row in failed(root)}
     assert not {row["relpath"] for row in rows} & set(found)
     assert (status.exit_code, status.failed_rows) == (0, len(found))
@@ -364,7 +366,7 @@ def test_links_to_files_are_rows(root: Path) -> None:
 def test_the_output_may_stand_in_the_folder(root: Path) -> None:
     touch(root, "a.mp4")
     for _ in range(2):
-        convert("video", str(root), root / "meta.csv")
+        run_step([], Convert(str(root)), RunOptions(output=str(root / "meta.csv")))
         assert [row["relpath"] for row in read_table(root / "meta.csv")] == ["a.mp4"]
 
 
@@ -422,12 +424,12 @@ def test_a_root_whose_name_is_not_utf8_is_an_error(tmp_path: Path) -> None:
     root = tmp_path / os.fsdecode(b"caf\xe9")
     touch(root, "a.mp4")
     with pytest.raises(CallError, match=r"caf\\xe9: the folder's name is not UTF-8"):
-        convert("video", str(root), tmp_path / "meta.csv")
+        run_step([], Convert(str(root)), RunOptions(output=str(tmp_path / "meta.csv")))
 
 
 def test_a_url_needs_a_folder_to_copy_to(tmp_path: Path) -> None:
     with pytest.raises(CallError, match="give --download FOLDER"):
-        convert("video", "s3://bucket/videos", tmp_path / "meta.csv")
+        run_step([], Convert("s3://bucket/videos"), RunOptions(output=str(tmp_path / "meta.csv")))
 
 
 def test_a_folder_needs_no_download(root: Path) -> None:
@@ -441,19 +443,23 @@ def test_the_files_of_a_url_are_copied_and_listed(root: Path) -> None:
     copy = root.parent / "copy"
     output = root.parent / "meta.csv"
     for _ in range(2):
-        convert("video", f"file://{root}", output, ConvertOptions(download=str(copy)))
+        run_step([], Convert(f"file://{root}", download=str(copy)), RunOptions(output=str(output)))
         assert [row["path"] for row in read_table(output)] == [f"{copy}/b.mp4", f"{copy}/sub/a.mp4"]
     assert (copy / "b.mp4").read_bytes() == b"content"
 
 
 def test_a_url_of_an_unknown_kind_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CallError, match=r"nosuch://x"):
-        convert("video", "nosuch://x", tmp_path / "meta.csv", ConvertOptions(download=str(tmp_path / "copy")))
+        run_step(
+            [],
+            Convert("nosuch://x", download=str(tmp_path / "copy")),
+            RunOptions(output=str(tmp_path / "meta.csv")),
+        )
 
 
 def test_another_ending_of_the_output_is_an_error_before_anything_is_written(root: Path) -> None:
     with pytest.raises(ClipsheetError, match=r"a table ends in \.csv or \.parquet") as caught:
-        convert("video", str(root), root.parent / "meta.txt")
+        run_step([], Convert(str(root)), RunOptions(output=str(root.parent / "meta.txt")))
     assert caught.value.exit_code == 2
     assert not (root.parent / "meta.txt").exists()
 
@@ -464,7 +470,7 @@ def test_another_ending_of_the_output_is_an_error_before_anything_is_written(roo
 def from_json(folder: Path, entries: object) -> list[dict[str, str]]:
     source = folder / "list.json"
     source.write_text(entries if isinstance(entries, str) else json.dumps(entries), encoding="utf-8")
-    convert("video", str(source), folder / "meta.csv", ConvertOptions(from_json=True))
+    run_step([], Convert(str(source), from_json=True), RunOptions(output=str(folder / "meta.csv")))
     return read_table(folder / "meta.csv")
 
 
@@ -527,7 +533,11 @@ def test_a_list_that_gives_no_table_is_an_error(tmp_path: Path, entries: str, to
 
 def test_a_missing_list_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CallError, match=r"absent\.json: No such file"):
-        convert("video", str(tmp_path / "absent.json"), tmp_path / "meta.csv", ConvertOptions(from_json=True))
+        run_step(
+            [],
+            Convert(str(tmp_path / "absent.json"), from_json=True),
+            RunOptions(output=str(tmp_path / "meta.csv")),
+        )
 
 
 # --- as a user runs it -------------------------------------------------------------------------

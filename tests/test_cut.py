@@ -17,11 +17,13 @@ import cv2
 import numpy as np
 import pytest
 
+from clipsheet.engine.files import FILES_PER_TASK, FIRST_TASKS, LAST_TASKS, _groups
+from clipsheet.engine.steps import run_step
 from clipsheet.errors import CallError, Incomplete, MediaError, StorageError
 from clipsheet.media import Media
 from clipsheet.options import RunOptions
 from clipsheet.store.locks import working_on
-from pipeline.splitting.cut import CLIPS_PER_TASK, FIRST_TASKS, LAST_TASKS, _groups, cut
+from pipeline.splitting.cut import Cut
 from pipeline.splitting.cutter import Clip, Cutting
 from pipeline.splitting.encoding import failing
 from tests import footage
@@ -45,7 +47,7 @@ def numbers_in(path: str | Path) -> list[int]:
     return [footage.number_in(frame.rgb()) for frame in Media(str(path)).frames()]
 
 
-class Cut:
+class CutTable:
     """A table that was cut, and what came of it."""
 
     def __init__(self, folder: Path, rows: list[dict[str, str]], **cutting: Any) -> None:
@@ -58,7 +60,9 @@ class Cut:
     def again(self) -> None:
         """Run the same command."""
         workers = 2 if len(read_table(self._table)) > len(NAMES) else 1
-        self.status = cut([str(self._table)], self._cutting, RunOptions(num_workers=workers))
+        self.status = run_step(
+            [str(self._table)], Cut(**vars(self._cutting)), RunOptions(num_workers=workers)
+        )
 
     def _read(self, name: str) -> list[dict[str, str]]:
         path = self.folder / name
@@ -91,7 +95,7 @@ def cut_every_kind(folder: Path, spans: Callable[[int], list[tuple[int, int]]], 
         ends = [*source.seconds, 99.0]
         rows.append({"path": str(source.path), "timestamp": scenes(*((ends[a], ends[b]) for a, b in wanted))})
         asked += [(name, source, range(a, b)) for a, b in wanted]
-    done = Cut(folder, rows, **cutting)
+    done = CutTable(folder, rows, **cutting)
     assert done.failed == []
     pieces: Pieces = {name: [] for name in made}
     for (name, source, frames), clip in zip(asked, done.clips, strict=True):
@@ -142,7 +146,7 @@ def test_a_clip_is_mirrored_and_turned_as_its_source_is_displayed(tmp_path: Path
     plain = footage.cfr(tmp_path / "plain.mp4").path
     paths = [footage.displayed(plain, tmp_path / f"{how}.mp4", how) for how in footage.DISPLAYED]
     rows = [{"path": str(path), "timestamp": scenes((0.4, 0.8))} for path in paths]
-    done = Cut(tmp_path, rows)
+    done = CutTable(tmp_path, rows)
     assert done.failed == []
     for path, clip in zip(paths, done.clips, strict=True):
         [before], [after] = Media(str(path)).frames([12]), Media(clip["path"]).frames([2])
@@ -160,7 +164,7 @@ def test_an_odd_side_is_padded_and_the_picture_not_scaled(pieces: Pieces) -> Non
 def test_long_scenes_are_split_and_nothing_is_lost(tmp_path: Path) -> None:
     sources = [footage.cfr(tmp_path / "cfr.mp4"), footage.vfr(tmp_path / "vfr.mp4")]
     rows = [{"path": str(s.path), "timestamp": scenes((0.0, 1.0), (1.0, 2.02))} for s in sources]
-    done = Cut(tmp_path, rows, max_seconds=0.4)
+    done = CutTable(tmp_path, rows, max_seconds=0.4)
     assert done.failed == []
     for source in sources:
         clips = [clip for clip in done.clips if clip["source_path"] == str(source.path)]
@@ -175,7 +179,7 @@ def test_long_scenes_are_split_and_nothing_is_lost(tmp_path: Path) -> None:
 def test_short_scenes_are_dropped_with_the_reason(tmp_path: Path) -> None:
     path = str(footage.cfr(tmp_path / "a.mp4").path)
     row = {"path": path, "text": "kept", "timestamp": scenes((0, 0.2), (0.2, 1.0), (1.0, 1.36))}
-    done = Cut(tmp_path, [row], min_seconds=0.5)
+    done = CutTable(tmp_path, [row], min_seconds=0.5)
     assert [numbers_in(clip["path"]) for clip in done.clips] == [list(range(5, 25))]
     told = [(r["path"], r["text"], r["clip_start"], r["clip_end"], r["reason"]) for r in done.dropped]
     assert told == [
@@ -216,7 +220,7 @@ def test_a_cell_that_is_no_list_of_scenes_fails_its_row_and_is_not_executed(
     monkeypatch.chdir(tmp_path)
     path = str(footage.one_frame(tmp_path / "a.mp4").path)
     good = {"path": path, "timestamp": scenes((0, 1)), "text": "good"}
-    done = Cut(
+    done = CutTable(
         tmp_path,
         [{"path": path, "timestamp": cell, "text": cell} for cell in HOSTILE] + [good],
         max_seconds=2,
@@ -228,7 +232,7 @@ def test_a_cell_that_is_no_list_of_scenes_fails_its_row_and_is_not_executed(
 
 
 @pytest.fixture(scope="module")
-def mixed(tmp_path_factory: pytest.TempPathFactory) -> Cut:
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> CutTable:
     """Rows of many fates in one table."""
     folder = tmp_path_factory.mktemp("mixed")
     source = footage.numbered(folder / "one" / "a.mp4", 20)
@@ -257,10 +261,10 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Cut:
     ]
     order = ["id", "path", "relpath", "text", "mine, too", "timestamp", "ocr", "num_frames",
              "match_red_car", "text_truncated", "windows", "error"]  # fmt: skip
-    return Cut(folder, [{name: r[name] for name in order} for r in rows])
+    return CutTable(folder, [{name: r[name] for name in order} for r in rows])
 
 
-def test_every_row_ends_in_one_of_the_three_tables(mixed: Cut) -> None:
+def test_every_row_ends_in_one_of_the_three_tables(mixed: CutTable) -> None:
     assert [row["text"] for row in mixed.clips] == ["first", "second", "a line\nand an é", "picture"]
     assert {row["text"]: row["reason"] for row in mixed.dropped} == {
         "not detected": "timestamp: timeout",
@@ -276,7 +280,7 @@ def test_every_row_ends_in_one_of_the_three_tables(mixed: Cut) -> None:
     assert "5 failed" in mixed.status.line()
 
 
-def test_sources_of_one_name_in_two_folders_do_not_share_a_clip(mixed: Cut) -> None:
+def test_sources_of_one_name_in_two_folders_do_not_share_a_clip(mixed: CutTable) -> None:
     first, second, *_ = mixed.clips
     assert numbers_in(first["path"]) == list(range(20))
     assert numbers_in(second["path"]) == list(range(29, -1, -1))
@@ -284,7 +288,7 @@ def test_sources_of_one_name_in_two_folders_do_not_share_a_clip(mixed: Cut) -> N
     assert Path(second["path"]).name.startswith("a_")
 
 
-def test_a_clip_lies_where_its_relpath_says(mixed: Cut) -> None:
+def test_a_clip_lies_where_its_relpath_says(mixed: CutTable) -> None:
     clip = mixed.clips[2]
     assert clip["path"] == str(mixed.clips_folder / "deep/er/name_scene-0.mp4")
     assert clip["relpath"] == "deep/er/name_scene-0.mp4"
@@ -293,7 +297,7 @@ def test_a_clip_lies_where_its_relpath_says(mixed: Cut) -> None:
     assert not list(mixed.clips_folder.rglob("*.part"))
 
 
-def test_every_column_of_the_source_is_kept_and_what_described_its_file_is_emptied(mixed: Cut) -> None:
+def test_every_column_of_the_source_is_kept_and_what_described_its_file_is_emptied(mixed: CutTable) -> None:
     columns = ["id", "path", "relpath", "text", "mine, too", "timestamp", "ocr", "num_frames",
                "match_red_car", "text_truncated", "windows", "error",
                "source_path", "clip_start", "clip_end"]  # fmt: skip
@@ -307,7 +311,7 @@ def test_every_column_of_the_source_is_kept_and_what_described_its_file_is_empti
     assert json.loads(clip["timestamp"]) == [["00:00:00.000", "00:00:00.200"]]
 
 
-def test_a_picture_goes_through_uncut(mixed: Cut) -> None:
+def test_a_picture_goes_through_uncut(mixed: CutTable) -> None:
     picture = mixed.clips[-1]
     assert picture["path"] == picture["source_path"] == str(mixed.folder / "still.png")
     assert (picture["timestamp"], picture["clip_start"], picture["clip_end"]) == ("[]", "", "")
@@ -318,7 +322,7 @@ def test_any_name_of_a_file_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     data = footage.numbered(tmp_path / "a.mp4", 3).read_bytes()
     for name in NAMES:
         Path(name).write_bytes(data)
-    done = Cut(tmp_path, [{"path": name, "timestamp": scenes((0.04, 1))} for name in NAMES])
+    done = CutTable(tmp_path, [{"path": name, "timestamp": scenes((0.04, 1))} for name in NAMES])
     assert done.failed == []
     assert [clip["source_path"] for clip in done.clips] == NAMES
     assert [numbers_in(clip["path"]) for clip in done.clips] == [[1, 2]] * len(NAMES)
@@ -332,7 +336,7 @@ def test_any_name_of_a_file_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_second_run_does_nothing_and_a_deleted_or_changed_clip_is_made_again(tmp_path: Path) -> None:
     path = footage.numbered(tmp_path / "a.mp4", 30)
-    done = Cut(tmp_path, [{"path": str(path), "timestamp": scenes((0, 0.4), (0.4, 0.8), (0.8, 1.2))}])
+    done = CutTable(tmp_path, [{"path": str(path), "timestamp": scenes((0, 0.4), (0.4, 0.8), (0.8, 1.2))}])
 
     def state() -> list[tuple[int, bytes]]:
         files = sorted(done.clips_folder.glob("*.mp4"))
@@ -357,7 +361,7 @@ def test_rows_of_one_source_number_their_scenes_on_and_equal_rows_share_clips(tm
     path = str(footage.numbered(tmp_path / "a.mp4", 30))
     first, second, third = scenes((0, 0.4)), scenes((0.4, 0.6), (0.6, 0.8)), scenes((0.8, 1.2))
     rows = [{"path": path, "timestamp": cell} for cell in (first, second, third, first)]
-    done = Cut(tmp_path, rows)
+    done = CutTable(tmp_path, rows)
     names = [Path(clip["path"]).name for clip in done.clips]
     assert names == [f"a_scene-{n}.mp4" for n in (0, 1, 2, 3, 0)]
     assert [numbers_in(clip["path"])[0] for clip in done.clips] == [0, 10, 15, 20, 0]
@@ -380,7 +384,7 @@ def test_a_second_table_does_not_overwrite_the_clips_of_another_source(tmp_path:
     cutting = Cutting(save_dir=str(tmp_path / "out"), preset="ultrafast")
     for _ in range(2):
         for name, begin in (("one", 0), ("two", 100)):
-            cut([str(tables[name])], cutting, RunOptions(num_workers=1))
+            run_step([str(tables[name])], Cut(**vars(cutting)), RunOptions(num_workers=1))
             [clip] = read_table(tmp_path / f"{name}_clips.csv")
             assert numbers_in(clip["path"]) == list(range(begin, begin + 10))
             now = (clip["path"], os.stat(clip["path"]).st_mtime_ns)
@@ -393,10 +397,10 @@ def test_a_second_table_does_not_overwrite_the_clips_of_another_source(tmp_path:
 def test_a_source_that_is_not_there_and_a_picture_keep_no_name_from_others(tmp_path: Path) -> None:
     still = footage.encode(tmp_path / "still" / "a.png", [footage.picture(3)], codec=("-c:v", "png"))
     rows = [{"path": str(still), "timestamp": "[]"}]
-    Cut(tmp_path, rows)
-    Cut(tmp_path, [{"path": str(tmp_path / "gone" / "a.mp4"), "timestamp": scenes((0, 0.4))}])
+    CutTable(tmp_path, rows)
+    CutTable(tmp_path, [{"path": str(tmp_path / "gone" / "a.mp4"), "timestamp": scenes((0, 0.4))}])
     source = footage.numbered(tmp_path / "right" / "a.mp4", 10)
-    done = Cut(tmp_path, [{"path": str(source), "timestamp": scenes((0, 0.4))}])
+    done = CutTable(tmp_path, [{"path": str(source), "timestamp": scenes((0, 0.4))}])
     assert [Path(clip["path"]).name for clip in done.clips] == ["a_scene-0.mp4"]
 
 
@@ -409,9 +413,9 @@ def test_naming_clips_waits_for_another_process_that_does(
         other.enter_context(working_on(tmp_path / "out" / "claims.json"))
         with monkeypatch.context() as patch, pytest.raises(Incomplete, match="claims"):
             patch.setattr("pipeline.splitting.clip_names.CLAIM_SECONDS", 0)
-            Cut(tmp_path, rows)
+            CutTable(tmp_path, rows)
         threading.Timer(0.5, other.pop_all().close).start()
-        assert len(Cut(tmp_path, rows).clips) == 1
+        assert len(CutTable(tmp_path, rows).clips) == 1
 
 
 @pytest.mark.parametrize("content", ["{", "3", '"a"', "[1]"])
@@ -421,7 +425,7 @@ def test_damaged_claims_are_named_and_nothing_is_cut(tmp_path: Path, content: st
     claims.write_text(content)
     source = footage.numbered(tmp_path / "a.mp4", 3)
     with pytest.raises(StorageError, match=r"claims\.json: damaged"):
-        Cut(tmp_path, [{"path": str(source), "timestamp": scenes((0, 1))}])
+        CutTable(tmp_path, [{"path": str(source), "timestamp": scenes((0, 1))}])
     assert not list(tmp_path.rglob("*scene*"))
 
 
@@ -432,7 +436,7 @@ def test_target_fps_and_sound(tmp_path: Path) -> None:
     silent = footage.numbered(tmp_path / "silent.mp4", 50, codec=footage.B_FRAMES)
     loud = footage.with_sound(silent, tmp_path / "loud.mp4", begins=1.0)
     rows = [{"path": str(p), "timestamp": scenes((0.6, 1.6))} for p in (silent, loud)]
-    done = Cut(tmp_path, rows, target_fps=10, keep_audio=True)
+    done = CutTable(tmp_path, rows, target_fps=10, keep_audio=True)
     assert done.failed == []
     for clip in done.clips:
         info = Media(clip["path"]).info
@@ -471,7 +475,7 @@ def test_sizes_shrink_borders_go_pixels_become_square_and_sound_is_left_out(tmp_
     }
     sources["loud"] = footage.with_sound(sources["large"], tmp_path / "loud.mp4")
     rows = [{"path": str(path), "timestamp": scenes((0, 0.2))} for path in sources.values()]
-    done = Cut(tmp_path, rows, shorter_size=120, crop_borders=True)
+    done = CutTable(tmp_path, rows, shorter_size=120, crop_borders=True)
     assert done.failed == []
     infos = [Media(clip["path"]).info for clip in done.clips]
     sizes = dict(zip(sources, [(info.height, info.width) for info in infos], strict=True))
@@ -498,7 +502,7 @@ def test_a_nearly_black_picture_is_not_cropped_to_nothing(tmp_path: Path) -> Non
         lit[line] = 255
         path = footage.encode(tmp_path / f"{name}.mp4", [lit] * 5)
         rows.append({"path": str(path), "timestamp": scenes((0, 0.2))})
-    done = Cut(tmp_path, rows, crop_borders=True)
+    done = CutTable(tmp_path, rows, crop_borders=True)
     assert done.failed == []
     infos = [Media(clip["path"]).info for clip in done.clips]
     assert [(info.height, info.width) for info in infos] == [(240, 320)] * 2
@@ -508,7 +512,7 @@ def test_a_copy_begins_at_a_key_frame_and_says_where(tmp_path: Path) -> None:
     sources = [footage.b_frames(tmp_path / "a.mp4"), footage.mpeg_ts(tmp_path / "b.ts")]
     raw = footage.no_times(tmp_path / "raw.h264").path
     rows = [{"path": str(s.path), "timestamp": scenes((0.8, 1.92), (0.52, 0.8))} for s in sources]
-    done = Cut(tmp_path, [*rows, {"path": str(raw), "timestamp": scenes((0, 1))}], encoder="copy")
+    done = CutTable(tmp_path, [*rows, {"path": str(raw), "timestamp": scenes((0, 1))}], encoder="copy")
     for source, clip in zip(sources, done.clips, strict=True):
         original = {f.index: f.rgb() for f in Media(str(source.path)).frames()}
         copied = [frame.rgb() for frame in Media(clip["path"]).frames()]
@@ -551,7 +555,7 @@ def test_whole_groups_of_pictures_are_copied(
     first, stop = edges
     row = {"path": str(path), "timestamp": scenes((first / 25, stop / 25))}
     with caplog.at_level("WARNING"):
-        done = Cut(tmp_path, [row], encoder="smart")
+        done = CutTable(tmp_path, [row], encoder="smart")
     assert numbers_in(done.clips[0]["path"]) == list(range(first, stop))
     assert "encoded" not in caplog.text
     copied = set(packets_of(path)) & set(packets_of(done.clips[0]["path"]))
@@ -574,7 +578,7 @@ def decoded_by_ffmpeg(path: str) -> str:
 def test_what_cannot_be_copied_is_encoded_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = footage.vp8(tmp_path / "a.webm").path
     with caplog.at_level("WARNING"):
-        done = Cut(tmp_path, [{"path": str(path), "timestamp": scenes((0, 0.4))}], encoder="smart")
+        done = CutTable(tmp_path, [{"path": str(path), "timestamp": scenes((0, 0.4))}], encoder="smart")
     assert "1 of 1 clips: encoded: its codec is vp8, not h264" in caplog.text
     assert numbers_in(done.clips[0]["path"]) == list(range(10))
 
@@ -584,7 +588,7 @@ def test_clips_that_share_frames_get_each_its_own(tmp_path: Path) -> None:
     ends = source.seconds
     spans = [(0, 20), (5, 15), (10, 30), (5, 15)]
     row = {"path": str(source.path), "timestamp": scenes(*((ends[a], ends[b]) for a, b in spans))}
-    done = Cut(tmp_path, [row])
+    done = CutTable(tmp_path, [row])
     for (a, b), clip in zip(spans, done.clips, strict=True):
         assert numbers_in(clip["path"]) == source.numbers[a:b]
         assert Media(clip["path"]).info.frame_seconds == pytest.approx(ends[a:b] - ends[a], abs=1.1e-3)
@@ -598,7 +602,7 @@ def test_a_clip_does_not_depend_on_what_is_cut_beside_it(tmp_path: Path) -> None
         folder = tmp_path / name
         folder.mkdir()
         table = write_table(folder / "meta.csv", [{"path": str(path), "timestamp": scenes(*spans)}])
-        cut([str(table)], Cutting(str(folder / "out"), preset="veryfast"), RunOptions(num_workers=1))
+        run_step([str(table)], Cut(str(folder / "out"), preset="veryfast"), RunOptions(num_workers=1))
         clips = read_table(folder / "meta_clips.csv")
         found += [Path(c["path"]).read_bytes() for c in clips if c["clip_start"] == "0.4"]
     assert len(found) == 3
@@ -617,7 +621,7 @@ def test_a_clip_does_not_depend_on_what_memory_held_before(
         folder = tmp_path / filling
         folder.mkdir()
         table = write_table(folder / "meta.csv", [{"path": str(path), "timestamp": scenes((0.4, 1.6))}])
-        cut([str(table)], Cutting(str(folder / "out")), RunOptions(num_workers=1))
+        run_step([str(table)], Cut(str(folder / "out")), RunOptions(num_workers=1))
         made.append((folder / "out" / "a_scene-0.mp4").read_bytes())
     assert len(set(made)) == 1
 
@@ -632,7 +636,7 @@ def test_every_clip_is_in_one_task_and_tasks_get_shorter(seed: int) -> None:
     workers = int(rng.integers(1, 17))
     groups = _groups(sources, clips, workers)
     assert sorted(n for group in groups for n in group) == list(range(len(clips)))
-    assert max(map(len, groups)) <= CLIPS_PER_TASK
+    assert max(map(len, groups)) <= FILES_PER_TASK
     source_of = {n: k for k, some in enumerate(sources) for n in some}
     assert all(len({source_of[n] for n in group}) == 1 and group == sorted(group) for group in groups)
     lengths = [sum(clips[n].end for n in group) for group in groups]
@@ -646,7 +650,7 @@ def test_a_clip_behind_a_change_of_size_has_the_size_of_the_others(tmp_path: Pat
     ends = [*source.seconds, 99.0]
     middle = len(source.numbers) - 5
     row = {"path": str(source.path), "timestamp": scenes((0, ends[5]), (ends[middle], 99.0))}
-    done = Cut(tmp_path, [row], crop_borders=True)
+    done = CutTable(tmp_path, [row], crop_borders=True)
     assert done.failed == []
     assert len({(Media(c["path"]).info.width, Media(c["path"]).info.height) for c in done.clips}) == 1
 
@@ -657,7 +661,7 @@ def test_shots_of_one_frame_are_clips_of_one_frame(tmp_path: Path, encoder: str)
     spans = [(0, 1), (1, 2), (2, 3), (3, 24), (24, 25), (25, 49), (49, 50)]
     ends = [*source.seconds, 99.0]
     row = {"path": str(source.path), "timestamp": scenes(*((ends[a], ends[b]) for a, b in spans))}
-    done = Cut(tmp_path, [row], encoder=encoder)
+    done = CutTable(tmp_path, [row], encoder=encoder)
     assert [numbers_in(clip["path"]) for clip in done.clips] == [list(range(a, b)) for a, b in spans]
 
 
@@ -672,7 +676,7 @@ def test_a_damaged_middle_fails_what_it_is_in_only(tmp_path: Path, encoder: str)
         data[at + 8 : at + size] = b"\xa5" * (size - 8)
     path.write_bytes(data)
     row = {"path": str(path), "timestamp": scenes((0, 1.6), (1.6, 2.4), (2.4, 4))}
-    done = Cut(tmp_path, [row], encoder=encoder)
+    done = CutTable(tmp_path, [row], encoder=encoder)
     got = {clip["clip_start"]: numbers_in(clip["path"]) for clip in done.clips}
     assert (got["0.0"], got["2.4"]) == (list(range(40)), list(range(60, 100)))
     if encoder != "copy":  # which decodes nothing
@@ -686,13 +690,13 @@ def test_a_source_whose_header_has_no_duration_is_cut_to_the_frame(
     tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     path = footage.numbered(tmp_path / "a.bin", 50, *options, codec=footage.B_FRAMES)
-    done = Cut(tmp_path, [{"path": str(path), "timestamp": scenes((0, 0.8), (0.8, 99))}])
+    done = CutTable(tmp_path, [{"path": str(path), "timestamp": scenes((0, 0.8), (0.8, 99))}])
     assert [numbers_in(clip["path"]) for clip in done.clips] == [list(range(20)), list(range(20, 50))]
 
 
 def test_a_picture_with_a_time_is_a_failed_row(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), footage.picture(3))
-    done = Cut(tmp_path, [{"path": str(tmp_path / "a.png"), "timestamp": scenes((0, 1))}])
+    done = CutTable(tmp_path, [{"path": str(tmp_path / "a.png"), "timestamp": scenes((0, 1))}])
     assert [(row["scorer"], row["code"]) for row in done.failed] == [("cut", "no_frames")]
 
 
@@ -701,7 +705,7 @@ def test_the_crop_stands_in_columns_and_takes_no_line_of_the_picture(tmp_path: P
     boxed = footage.encode(tmp_path / "boxed.mp4", pictures)
     plain = footage.numbered(tmp_path / "plain.mp4", 5)
     rows = [{"path": str(path), "timestamp": scenes((0, 0.2))} for path in (boxed, plain)]
-    done = Cut(tmp_path, rows, crop_borders=True)
+    done = CutTable(tmp_path, rows, crop_borders=True)
     crops = [[int(clip[f"crop_{side}"]) for side in "xywh"] for clip in done.clips]
     assert crops[1] == [0, 0, 320, 240]
     x, y, width, height = crops[0]
@@ -735,7 +739,7 @@ def boxes(tmp_path: Path) -> list[dict[str, str]]:
 def test_a_clip_of_which_cropping_leaves_too_little_is_dropped_and_stays_so(
     tmp_path: Path, boxes: list[dict[str, str]]
 ) -> None:
-    done = Cut(tmp_path, boxes, crop_borders=True)
+    done = CutTable(tmp_path, boxes, crop_borders=True)
 
     def state() -> list[tuple[str, int, bytes]]:
         files = [*tmp_path.glob("meta_clips*.csv"), *done.clips_folder.rglob("*.mp4")]
@@ -763,10 +767,10 @@ def test_a_clip_of_which_cropping_leaves_too_little_is_dropped_and_stays_so(
 def test_the_least_share_of_a_crop_is_the_users_and_counts_for_crops_only(
     tmp_path: Path, boxes: list[dict[str, str]]
 ) -> None:
-    kept = Cut(tmp_path, boxes, crop_borders=True, min_crop_ratio=0.4)
+    kept = CutTable(tmp_path, boxes, crop_borders=True, min_crop_ratio=0.4)
     assert [clip["crop_h"] for clip in kept.clips] == ["240", "100", "240"]
     assert kept.dropped == []
-    uncropped = [Cut(tmp_path, boxes, min_crop_ratio=ratio) for ratio in (0.6, 0.9)]
+    uncropped = [CutTable(tmp_path, boxes, min_crop_ratio=ratio) for ratio in (0.6, 0.9)]
     written = [[os.stat(clip["path"]).st_mtime_ns for clip in done.clips] for done in uncropped]
     assert written[0] == written[1]
     assert len(written[0]) == 3
@@ -774,7 +778,7 @@ def test_the_least_share_of_a_crop_is_the_users_and_counts_for_crops_only(
 
 def test_a_copy_is_not_cropped_and_does_not_say_so(tmp_path: Path, boxes: list[dict[str, str]]) -> None:
     rows = [{**boxes[0], "timestamp": scenes((0, 0.8))}]
-    done = Cut(tmp_path, rows, crop_borders=True, min_crop_ratio=1.0, encoder="copy")
+    done = CutTable(tmp_path, rows, crop_borders=True, min_crop_ratio=1.0, encoder="copy")
     assert [clip["crop_h"] for clip in done.clips] == [""]
     assert Media(done.clips[0]["path"]).info.height == 240
 
@@ -790,7 +794,7 @@ def test_a_dark_sky_is_not_cut_off(tmp_path: Path, encoder: str) -> None:
         return np.repeat(luma.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
 
     path = footage.encode(tmp_path / "night.mp4", (night(n) for n in range(10)), "-crf", "30")
-    done = Cut(
+    done = CutTable(
         tmp_path, [{"path": str(path), "timestamp": scenes((0, 0.4))}], crop_borders=True, encoder=encoder
     )
     assert [clip["crop_h"] for clip in done.clips] == ["240"]
@@ -804,7 +808,7 @@ def test_pictures_of_any_size_become_clips(tmp_path: Path) -> None:
         path = footage.encode(tmp_path / f"{width}x{height}.mov", pictures, codec=("-c:v", "png"))
         rows.append({"path": str(path), "timestamp": scenes((0, 0.12), (0.12, 0.24))})
     for cutting in ({}, {"crop_borders": True, "shorter_size": 16}, {"encoder": "smart"}):
-        done = Cut(tmp_path, rows, **cutting)
+        done = CutTable(tmp_path, rows, **cutting)
         assert done.failed == []
         infos = [Media(clip["path"]).info for clip in done.clips[::2]]
         long = [16 / min(size) if min(size) > 16 and "shorter_size" in cutting else 1 for size in sizes]
@@ -834,11 +838,11 @@ def test_what_nvidia_finds_too_small_is_so() -> None:
 def test_a_wrong_call_says_what_is_missing(tmp_path: Path) -> None:
     table = write_table(tmp_path / "meta.csv", [{"path": "a.mp4"}])
     with pytest.raises(CallError, match="--save_dir"):
-        cut([str(table)], Cutting(), RunOptions())
+        run_step([str(table)], Cut(), RunOptions())
     with pytest.raises(CallError, match="timestamp"):
-        cut([str(table)], Cutting(save_dir=str(tmp_path / "out")), RunOptions())
+        run_step([str(table)], Cut(save_dir=str(tmp_path / "out")), RunOptions())
     with pytest.raises(CallError, match=r"nowhere\.csv"):
-        cut([str(tmp_path / "nowhere.csv")], Cutting(save_dir=str(tmp_path / "out")), RunOptions())
+        run_step([str(tmp_path / "nowhere.csv")], Cut(save_dir=str(tmp_path / "out")), RunOptions())
     assert os.listdir(tmp_path) == ["meta.csv"]
 
 

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,8 +19,9 @@ from clipsheet.config import build
 from clipsheet.errors import CallError, ConfigError, MetaError
 from clipsheet.options import RunOptions
 from clipsheet.outcome import Status
+from pipeline.datasets.bounds import FILTERS
 from pipeline.datasets.datautil import datautil
-from pipeline.datasets.verbs import FILTERS, UtilOptions, Verbs, suffix_of
+from pipeline.datasets.verbs import UtilOptions, Verbs, suffix_of
 from tests import footage
 from tests.conftest import Tool, listing, read_table, write_table
 
@@ -98,7 +100,7 @@ def test_a_bound_keeps_its_own_value_and_one_side(tmp_path: Path, verb: str) -> 
     column, bound, below, equal, above = BOUNDS[verb]
     path = table(tmp_path, **{column: [below, equal, above]})
     kept, dropped = run(path, **{verb: bound})
-    least = FILTERS[verb].keep == ">="
+    least = FILTERS[verb].bound.keep == ">="
     assert paths(kept) == (["1", "2"] if least else ["0", "1"])
     assert [row[column] for row in kept] == ([equal, above] if least else [below, equal])
     limit = "0.2" if bound is True else tables.number_text(bound)
@@ -736,7 +738,12 @@ def test_shards_have_the_types_of_the_whole_table(tmp_path: Path) -> None:
 
 def test_info_runs_as_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[RunOptions] = []
-    monkeypatch.setattr("pipeline.datasets.datautil.compute", lambda f, s, options, *_: told.append(options))
+
+    def compute(rows: object, scorers: object, options: RunOptions, *_: object) -> np.ndarray:
+        told.append(dataclasses.replace(options, output=""))
+        return np.zeros(0, int)
+
+    monkeypatch.setattr("clipsheet.engine.run.compute", compute)
     path = str(table(tmp_path, n=["1"]))
     how = RunOptions(num_workers=3, root="/data", timeout=5.0, retry_failed=True)
     datautil([path], Verbs(info=True), run=how)
@@ -754,7 +761,7 @@ def test_info_runs_as_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_rows_that_were_not_measured_make_the_run_incomplete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.datasets.datautil.compute", lambda *_: None)
+    monkeypatch.setattr("clipsheet.engine.run.compute", lambda *_: np.zeros(0, int))
     status = datautil([str(table(tmp_path, n=["1", "2"]))], Verbs(info=True))
     assert (status.pending, status.exit_code) == (2, 4)
     assert status.message == "2 rows have no verdict: run the same command again"

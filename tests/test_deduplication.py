@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from clipsheet.engine import run
+from clipsheet.engine.steps import run_step
 from clipsheet.errors import CallError
 from clipsheet.options import RunOptions
 from pipeline.datasets.deduplication import (
@@ -21,7 +22,6 @@ from pipeline.datasets.deduplication import (
     Deduplication,
     Spans,
     Twin,
-    deduplicate,
     find_twins,
 )
 from tests import footage
@@ -87,7 +87,7 @@ def dedup(folder: Path) -> Dedup:
         rows: list[dict[str, Any]], name: str = "meta", **how: Any
     ) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
         table = write_table(folder / "tables" / f"{name}.csv", rows)
-        deduplicate([str(table)], Deduplication(**how), RunOptions(num_workers=1))
+        run_step([str(table)], Deduplication(**how), RunOptions(num_workers=1))
         dropped = table.with_name(f"{name}_dedup_dropped.csv")
         return read_table(table.with_name(f"{name}_dedup.csv")), read_table(
             dropped
@@ -297,7 +297,7 @@ def test_the_last_line_counts_and_the_input_is_untouched(folder: Path, tmp_path:
     rows = [{"path": str(folder / name)} for name in ("first.mp4", "first_poor.mp4")]
     table = write_table(tmp_path / "meta.csv", rows)
     before = table.read_bytes()
-    status = deduplicate([str(table)], Deduplication(), RunOptions())
+    status = run_step([str(table)], Deduplication(), RunOptions())
     assert "2 rows, 1 out, 1 dropped (1 duplicate)" in status.line()
     assert table.read_bytes() == before
     assert names(read_table(tmp_path / "meta_dedup.csv")) == {"first.mp4"}
@@ -306,8 +306,8 @@ def test_the_last_line_counts_and_the_input_is_untouched(folder: Path, tmp_path:
 def test_more_failures_than_allowed_end_with_3_and_the_whole_table(folder: Path, tmp_path: Path) -> None:
     rows = [{"path": str(folder / "first.mp4")}, {"path": str(tmp_path / "gone.mp4")}]
     table = write_table(tmp_path / "meta.csv", rows)
-    assert deduplicate([str(table)], Deduplication(), RunOptions(max_failed=0.5)).exit_code == 0
-    status = deduplicate([str(table)], Deduplication(), RunOptions(max_failed=0.4))
+    assert run_step([str(table)], Deduplication(), RunOptions(max_failed=0.5)).exit_code == 0
+    status = run_step([str(table)], Deduplication(), RunOptions(max_failed=0.4))
     assert status.exit_code == 3
     assert "1 of 2 failed" in status.message
     assert len(read_table(tmp_path / "meta_dedup.csv")) == 2
@@ -326,17 +326,17 @@ def test_a_file_that_changes_meanwhile_is_told_and_done_by_the_next_run(
 
     with monkeypatch.context() as patch:
         patch.setattr(run, "compute", disturbed)
-        status = deduplicate([str(table)], Deduplication(), RunOptions(num_workers=1))
+        status = run_step([str(table)], Deduplication(), RunOptions(num_workers=1))
     assert (status.exit_code, status.pending, status.scored) == (4, 1, 1)
     assert "1 rows have no verdict" in status.message
     assert json.loads((tmp_path / "meta_dedup_status.json").read_text())["state"] == "incomplete"
-    status = deduplicate([str(table)], Deduplication(), RunOptions(num_workers=1))
+    status = run_step([str(table)], Deduplication(), RunOptions(num_workers=1))
     assert (status.exit_code, status.pending, status.rows_out) == (0, 0, 1)
 
 
 def test_a_missing_table_is_a_wrong_call(tmp_path: Path) -> None:
     with pytest.raises(CallError, match=r"nowhere\.csv"):
-        deduplicate([str(tmp_path / "nowhere.csv")], Deduplication(), RunOptions())
+        run_step([str(tmp_path / "nowhere.csv")], Deduplication(), RunOptions())
 
 
 # --- real files --------------------------------------------------------------------------------
@@ -347,7 +347,7 @@ def test_of_real_clips_copies_are_found_and_related_ones_are_not(media: Path, tm
     group = {m["file"]: g["group"] for g in truth["groups"] for m in g["members"]}
     rows = [{"path": str(path)} for path in sorted((media / "dups").glob("*.[mw]*"))]
     table = write_table(tmp_path / "meta.csv", rows)
-    deduplicate([str(table)], Deduplication(), RunOptions())
+    run_step([str(table)], Deduplication(), RunOptions())
     dropped = read_table(tmp_path / "meta_dedup_dropped.csv")
     merged = [(Path(row["path"]).name, Path(row["duplicate_of"]).name) for row in dropped]
     assert [

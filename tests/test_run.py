@@ -529,24 +529,6 @@ def test_many_small_journals_are_put_together(tmp_path):
     assert len(cells.load()) == COMPACT_FILES + 5
 
 
-def test_a_file_that_an_older_launch_left_is_no_process_that_has_ended(tmp_path):
-    from clipsheet.engine.presence import Presence
-
-    rank = launch.Rank(0, 2, 0, "some-launch")
-    old = tmp_path / ".clipsheet" / "ranks" / "some-launch" / "1"
-    old.parent.mkdir(parents=True)
-    old.write_bytes(b"")
-    os.utime(old, (1, 1))
-    waiting = Presence(tmp_path, rank)
-    assert not waiting.ended(2)
-    other = Presence(tmp_path, launch.Rank(1, 2, 1, "some-launch"))
-    assert not waiting.ended(2)
-    other.over()
-    other._file.close()
-    assert waiting.ended(2)
-    waiting._file.close()
-
-
 def test_what_is_scored_in_the_background_does_not_hold_up_the_workers(tmp_path, clips, monkeypatch):
     """Each batch ends only when a file of the next one has come."""
     table = write_table(tmp_path / "m.csv", [{"path": clips / "a.mp4", "n": n} for n in range(6)])

@@ -17,7 +17,7 @@ from clipsheet.errors import CallError
 from clipsheet.options import RunOptions
 from clipsheet.scorer import Scorer, all_columns
 from clipsheet.store.folder import Store
-from clipsheet.store.keys import row_keys
+from clipsheet.store.rows import Rows
 
 
 @dataclass
@@ -30,16 +30,15 @@ class Joined:
     pending_rows: int
 
 
-def join(frame: pd.DataFrame, scorers: Sequence[Scorer], options: RunOptions, store: Store) -> Joined:
+def join(rows: Rows, scorers: Sequence[Scorer], options: RunOptions, store: Store) -> Joined:
     """The table with the columns of some scorers filled from the store."""
-    frame = with_earlier_kept(frame, all_columns(scorers), options.keep_as)
+    frame = with_earlier_kept(rows.frame, all_columns(scorers), options.keep_as)
     codes: dict[str, np.ndarray] = {}
     failures = []
     pending = np.zeros(len(frame), bool)
-    keys = {reads: row_keys(frame, reads) for reads in {s.reads for s in scorers}}
     for scorer in scorers:
         verdicts = store.cells(scorer).load()
-        at = verdicts.find(keys[scorer.reads])
+        at = verdicts.find(rows.keys(scorer.reads))
         kept = filled(frame, scorer) if options.skip_if_existing else np.zeros(len(frame), bool)
         at = np.where(kept, -1, at)
         pending |= (at < 0) & ~kept
@@ -50,13 +49,11 @@ def join(frame: pd.DataFrame, scorers: Sequence[Scorer], options: RunOptions, st
                 texts = pc.if_else(pa.array(held), pa.array(tables.text(frame, column.name)), texts)
             _place(frame, column.name, texts)
         codes[scorer.name] = _take(verdicts.error, at).to_numpy(zero_copy_only=False)
-        rows = np.flatnonzero(codes[scorer.name] != "")
-        if len(rows):
+        bad = np.flatnonzero(codes[scorer.name] != "")
+        if len(bad):
             details = _take(verdicts.detail, at).to_numpy(zero_copy_only=False)
             failures.append(
-                frame.iloc[rows].assign(
-                    scorer=scorer.name, code=codes[scorer.name][rows], detail=details[rows]
-                )
+                frame.iloc[bad].assign(scorer=scorer.name, code=codes[scorer.name][bad], detail=details[bad])
             )
     tables.set_errors(frame, codes)
     failed = np.logical_or.reduce([c != "" for c in codes.values()])

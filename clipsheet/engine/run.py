@@ -3,50 +3,46 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.util
-import logging
 import os
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from clipsheet import tables
 from clipsheet.engine import launch
 from clipsheet.engine.batches import Pass
-from clipsheet.engine.join import Joined, join, with_earlier_kept
+from clipsheet.engine.join import join, with_earlier_kept
 from clipsheet.engine.pool import Pool
-from clipsheet.engine.presence import Presence
+from clipsheet.engine.ranks import Share, carry_through
 from clipsheet.engine.sample import SampleJob, Task
 from clipsheet.engine.todo import Embedding, Work, plan
 from clipsheet.engine.watchdog import Watchdog
 from clipsheet.errors import CallError
 from clipsheet.log import Progress
-from clipsheet.options import GIB, RunOptions
-from clipsheet.outcome import Status, recording
+from clipsheet.options import GIB, RankOptions, RunOptions
+from clipsheet.outcome import Status
 from clipsheet.scorer import Scorer, all_columns, missing
 from clipsheet.store.folder import Store
-from clipsheet.store.locks import working_on
+from clipsheet.store.rows import Rows
 
-log = logging.getLogger(__name__)
 MOST_THREADS = 4  # that decode one file: each takes memory
-POLL_SECONDS = 0.5
 
 
 def compute(
-    frame: pd.DataFrame,
+    rows: Rows,
     scorers: Sequence[Scorer],
     options: RunOptions,
     store: Store,
     rank: launch.Rank,
     what: str,
-    beat: Callable[[], None] = lambda: None,
-) -> None:
-    """Score what has no verdict yet, and keep the verdicts in the store.
+) -> np.ndarray:
+    """Score what has no verdict yet of a process's rows, and keep the verdicts in the store.
 
-    Args:
-        beat: called every few seconds, for whoever watches from outside.
+    Returns:
+        [M] int: the rows that were worked at.
 
     Raises:
         TooManyFailed: the files seem not to be there at all.
@@ -54,32 +50,31 @@ def compute(
     """
     if importlib.util.find_spec(options.reader.replace("pyav", "av")) is None:
         raise CallError(f"--reader {options.reader}: pip install {options.reader}")
-    work = plan(frame, scorers, options, store, rank)
-    rows = np.flatnonzero(np.logical_or.reduce([w.todo for w in work]))
-    if not len(rows):
-        return
+    if rank.world > 1:
+        mine = np.flatnonzero(rank.owned(len(rows)))
+        alone = dataclasses.replace(rank, world=1)
+        return mine[compute(rows.part(mine), scorers, options, store, alone, what)]
+    work = plan(rows, scorers, options, store)
+    places = np.flatnonzero(np.logical_or.reduce([w.todo for w in work]))
+    if not len(places):
+        return places
     embeddings = list({id(w.embedding): w.embedding for w in work if w.embedding is not None}.values())
-    tasks = _tasks(frame, rows.tolist(), work, embeddings)
-    with Watchdog(options.stall) as watchdog, Progress(len(rows), what) as progress:
-
-        def heartbeat() -> None:
-            watchdog.alive()
-            beat()
-
+    tasks = _tasks(rows, places.tolist(), work, embeddings)
+    with Watchdog(options.stall) as watchdog, Progress(len(places), what) as progress:
         preparations = tuple(e.feature.preparation(options.models) for e in embeddings)
-        cores = max(1, (os.cpu_count() or 1) // rank.world)
-        processes = min(len(rows), options.num_workers or cores)
+        cores = max(1, (os.cpu_count() or 1) // rank.local_world)
+        processes = min(len(places), options.num_workers or cores)
         spare = 1 if options.num_workers else min(MOST_THREADS, max(1, cores // processes))
         placed = tuple(scorer.placed(options.models) for scorer in scorers)
         job = SampleJob(placed, preparations, spare, options.root, options.reader)
-        passing = Pass(work, embeddings, options, rank, heartbeat)
+        passing = Pass(work, embeddings, options, rank, watchdog.alive)
         with contextlib.ExitStack() as stack:
             stack.callback(passing.close)
             passing.begin()
             if _opens_files(work, embeddings):
                 pool = Pool(
                     job, processes, seconds=options.timeout,
-                    memory_bytes=int(options.worker_memory * GIB), heartbeat=heartbeat,
+                    memory_bytes=int(options.worker_memory * GIB), heartbeat=watchdog.alive,
                 )  # fmt: skip
                 stack.callback(pool.close)
                 results = pool.map(tasks)
@@ -89,14 +84,15 @@ def compute(
                 passing.take(row, result)
                 progress.step()
             passing.finish()
+    return places
 
 
 def _tasks(
-    frame: pd.DataFrame, rows: Sequence[int], work: Sequence[Work], embeddings: Sequence[Embedding]
+    rows: Rows, places: Sequence[int], work: Sequence[Work], embeddings: Sequence[Embedding]
 ) -> Iterator[tuple[int, Task]]:
     """What is to be made of each row."""
-    columns = {name: tables.text(frame, name) for w in work for name in w.scorer.reads}
-    for row in rows:
+    columns = {name: tables.text(rows.frame, name) for w in work for name in w.scorer.reads}
+    for row in places:
         cells = {name: column.iat[row] for name, column in columns.items()}
         pictures = tuple((i, e.lacks(row)) for i, e in enumerate(embeddings) if e.owners[row])
         yield row, Task(cells, tuple(i for i, w in enumerate(work) if w.todo[row]), pictures)
@@ -113,77 +109,76 @@ def _any_time(seconds: float) -> None:
 
 
 def run_scorers(
-    inputs: Sequence[str], scorers: Sequence[Scorer], options: RunOptions, suffix: str = ""
+    inputs: Sequence[str],
+    scorers: Sequence[Scorer],
+    options: RunOptions,
+    suffix: str = "",
+    *,
+    share: Share | None = None,
 ) -> Status:
     """Score a table and write it with the new columns.
 
     Args:
         inputs: names and patterns of one or more tables, joined one after another.
         suffix: of the output's name; by default the scorer's name, or `scores` for several.
+        share: what this process does of it; by default what its launcher says, if there is one.
 
     Returns:
-        What happened to the rows. Under a launcher only the main process writes; the others
-        return when their rows are done.
+        What happened to the rows.
 
     Raises:
         CallError: a table, a column or a weight file is missing or wrong.
         Incomplete: another process makes the same table.
         StorageError: the results cannot be written; what stood there is untouched.
     """
+    share = share or Share.of(RankOptions())
     all_columns(scorers)
-    needs = dict.fromkeys(name for scorer in scorers for name in scorer.reads)
-    paths = tables.expand(inputs)
     suffix = suffix or (scorers[0].suffix if len(scorers) == 1 else "scores")
+    paths = tables.expand(inputs)
     output = tables.output_path(paths, suffix, options.output)
     for scorer in scorers:
         if what := missing(scorer, options.models):
             raise CallError(f"{scorer.name}: " + "; ".join(what))
-    before = [tables.stamp(path.stat()) for path in paths]
-    frame = tables.read(inputs, needs)
-    if options.keep_as:  # refuse now what would be refused later
-        with_earlier_kept(frame, all_columns(scorers), options.keep_as)
-    rank = launch.current()
-    store = Store(output.parent, options.reader, options.models)
-    status = Status(suffix, output, rows_in=len(frame))
-    presence = Presence(output.parent, rank) if rank.world > 1 else None
-    beat = presence.beat if presence is not None else lambda: None
-    if not rank.is_main:
-        compute(frame, scorers, options, store, rank, suffix, beat)
-        if presence is not None:
-            presence.over()
-        return status
-    with working_on(output), recording(status):
-        compute(frame, scorers, options, store, rank, suffix, beat)
+    run = _Run(paths, scorers, options, Store(output.parent, options.reader, options.models), suffix)
+    status = Status(suffix, output, rows_in=len(run.rows))
+    return carry_through(status, share, lambda: run.compute(share.rank), run.finish)
+
+
+class _Run:
+    """A table on its way through some scorers."""
+
+    def __init__(
+        self, paths: Sequence[Path], scorers: Sequence[Scorer], options: RunOptions, store: Store, what: str
+    ) -> None:
+        self._paths, self._scorers, self._options, self._store = paths, scorers, options, store
+        self._what = what
+        self._stamps: list[tuple[int, int, int]] = []
+        self.rows = self._read()
+        if options.keep_as:  # refuse now what would be refused later
+            with_earlier_kept(self.rows.frame, all_columns(scorers), options.keep_as)
+
+    def _read(self) -> Rows:
+        self._stamps = [tables.stamp(path.stat()) for path in self._paths]
+        return Rows(tables.read(self._paths, dict.fromkeys(n for s in self._scorers for n in s.reads)))
+
+    def compute(self, rank: launch.Rank) -> None:
+        done = compute(self.rows, self._scorers, self._options, self._store, rank, self._what)
+        self.rows.look_again(done)
         tables.release_memory()
-        if presence is not None:
-            _wait_for_others(presence, rank.world, options.stall)
-        changed = [tables.stamp(path.stat()) for path in paths] != before
+
+    def finish(self, status: Status) -> None:
+        """Write the table as it is by now and its failed rows, and find the exit code."""
+        changed = [tables.stamp(path.stat()) for path in self._paths] != self._stamps
         if changed:
-            frame = tables.read(inputs, needs)
-        _finish(join(frame, scorers, options, store), status, options)
+            self.rows = self._read()
+        joined = join(self.rows, self._scorers, self._options, self._store)
+        tables.write(joined.frame, status.output)
+        tables.write_sidecar(joined.failed, status.output, "failed")
+        status.rows_in = status.rows_out = len(joined.frame)
+        status.failed, status.failed_rows = joined.status_counts, joined.failed_rows
+        status.scored, status.pending = joined.scored_rows, joined.pending_rows
+        status.judge(self._options.max_failed)
         if status.pending and changed:
-            status.message = f"{paths[0]} changed meanwhile; {status.message}"
-        for scorer in scorers:
-            store.cells(scorer).compact()
-    return status
-
-
-def _finish(joined: Joined, status: Status, options: RunOptions) -> None:
-    """Write the table and its failed rows, and find the exit code."""
-    tables.write(joined.frame, status.output)
-    tables.write_sidecar(joined.failed, status.output, "failed")
-    status.rows_in = status.rows_out = len(joined.frame)
-    status.failed, status.failed_rows = joined.status_counts, joined.failed_rows
-    status.scored, status.pending = joined.scored_rows, joined.pending_rows
-    status.judge(options.max_failed)
-
-
-def _wait_for_others(presence: Presence, world: int, stall: float) -> None:
-    """Wait until all other processes of the launch are over, or silent for `stall` seconds."""
-    started = time.time()
-    while not presence.ended(world):
-        if time.time() - max(started, presence.last_beat()) > stall:
-            log.warning("another process of this launch is silent for %g s; going on without", stall)
-            return
-        time.sleep(POLL_SECONDS)
-    presence.remove()
+            status.message = f"{self._paths[0]} changed meanwhile; {status.message}"
+        for scorer in self._scorers:
+            self._store.cells(scorer).compact()

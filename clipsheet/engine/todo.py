@@ -13,14 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipsheet import tables
-from clipsheet.engine import launch
 from clipsheet.engine.background_calls import Flight
 from clipsheet.errors import MediaError
 from clipsheet.options import RunOptions
 from clipsheet.scorer import Feature, Scorer
 from clipsheet.store.cells import Cells, Journal
 from clipsheet.store.folder import Store
-from clipsheet.store.keys import row_keys
+from clipsheet.store.rows import Rows
 from clipsheet.store.vectors import VectorFolder, Vectors, VectorWriter
 
 
@@ -115,25 +114,19 @@ class Work:
     background: Flight | None = None  # of batches, one at a time
 
 
-def plan(
-    frame: pd.DataFrame, scorers: Sequence[Scorer], options: RunOptions, store: Store, rank: launch.Rank
-) -> list[Work]:
-    files = {("path",)} if rank.world > 1 or any(s.feature is not None for s in scorers) else set()
-    keys = {reads: row_keys(frame, reads) for reads in {*files, *(s.reads for s in scorers)}}
-    mine = np.ones(len(frame), bool)
-    if rank.world > 1:
-        mine[:] = [int(key[:15], 16) % rank.world == rank.index for key in keys["path",].to_pylist()]
+def plan(rows: Rows, scorers: Sequence[Scorer], options: RunOptions, store: Store) -> list[Work]:
+    """What each scorer has to do in a pass over some rows."""
     work = []
     for scorer in scorers:
-        own = keys[scorer.reads]
+        own = rows.keys(scorer.reads)
         cells = store.cells(scorer)
         verdicts = cells.load()
         at = verdicts.find(own)
         todo = ~verdicts.final(at, retry_failed=options.retry_failed)
         if options.skip_if_existing:
-            todo &= ~filled(frame, scorer)
+            todo &= ~filled(rows.frame, scorer)
         if scorer.feature is not None and not scorer.columns:  # its vectors are all that it gives
-            places = store.vectors(scorer.feature).load().find(keys["path",], scorer.positions)
+            places = store.vectors(scorer.feature).load().find(rows.keys(("path",)), scorer.positions)
             todo |= (places < 0).any(axis=1) & verdicts.scored(at)
         if todo.any():
             todo &= _first_of_each(own)
@@ -141,9 +134,9 @@ def plan(
         if options.retry_failed:  # one more try, but alone
             began = {key: min(count, 2) for key, count in began.items()}
         tries = {own[i].as_py(): int(verdicts.tries[at[i]]) for i in np.flatnonzero(todo & (at >= 0))}
-        work.append(Work(scorer, cells, own, todo & mine, tries, began))
+        work.append(Work(scorer, cells, own, todo, tries, began))
     for feature in dict.fromkeys(s.feature for s in scorers if s.feature is not None):
-        _plan_feature(feature, [w for w in work if w.scorer.feature == feature], keys["path",], store)
+        _plan_feature(feature, [w for w in work if w.scorer.feature == feature], rows.keys(("path",)), store)
     return work
 
 

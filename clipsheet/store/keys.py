@@ -21,17 +21,18 @@ STAT_CHUNK = 500
 SLOW_CHUNK_SECONDS = 0.02  # a local disk takes 1 ms; threads would only be in each other's way
 
 
-def row_keys(frame: pd.DataFrame, reads: Sequence[str]) -> pa.Array:
+def row_keys(frame: pd.DataFrame, reads: Sequence[str], marks: Sequence[str] | None = None) -> pa.Array:
     """[N] text: for every row 24 hex digits of what a scorer that reads these columns depends on.
 
-    With `path` among them, the size and modification time of the file count too.
+    Args:
+        marks: [N] what file_marks() gave for `path`, where that is among the columns.
     """
     columns = [tables.text(frame, name) for name in reads]
     keys = np.empty(len(frame), f"S{KEY_BYTES}")
     for start in range(0, len(frame), ROWS_PER_PART):
         cells = [column.iloc[start : start + ROWS_PER_PART].tolist() for column in columns]
-        if "path" in reads:
-            cells.append(_file_marks(cells[list(reads).index("path")]))
+        if marks is not None:
+            cells.append(list(marks[start : start + ROWS_PER_PART]))
         keys[start : start + ROWS_PER_PART] = [_digest(row) for row in zip(*cells, strict=True)]
     ends = np.arange(len(keys) + 1, dtype=np.int64) * KEY_BYTES
     return pa.Array.from_buffers(pa.large_string(), len(keys), [None, pa.py_buffer(ends), pa.py_buffer(keys)])
@@ -42,8 +43,9 @@ def _digest(cells: Iterable[str]) -> str:
     return hashlib.blake2b(text, digest_size=KEY_BYTES // 2).hexdigest()
 
 
-def _file_marks(paths: Sequence[str]) -> list[str]:
-    """Size and modification time of each file; where the disk lets us wait, many at a time."""
+def file_marks(paths: Iterable[str]) -> list[str]:
+    """[N] size and modification time of each file; where the disk lets us wait, many are asked for at a time."""
+    paths = list(paths)
     marks: list[str] = []
     waited = 0.0
     while len(marks) < len(paths) and waited < SLOW_CHUNK_SECONDS:

@@ -12,22 +12,25 @@ import json
 import logging
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 import pandas as pd
 
 from clipsheet import tables
 from clipsheet.cli import Parser, run_main
-from clipsheet.config import option
+from clipsheet.config import build, option
 from clipsheet.engine.pool import Pool
+from clipsheet.engine.steps import run_step
 from clipsheet.errors import CallError, MediaError, one_line, storing
 from clipsheet.media.container import beginning, playlist
-from clipsheet.outcome import Status, recording
-from clipsheet.store.locks import working_on
+from clipsheet.options import RunOptions
+from clipsheet.outcome import Status
+from clipsheet.step import Desk, Outcome, Step
+from clipsheet.store.rows import Rows
 from clipsheet.tables import textfile
 from pipeline.datasets import filetypes
 from pipeline.datasets.filetypes import (
@@ -43,15 +46,6 @@ LOOK_SECONDS = 20.0
 NOTHING_THERE = frozenset(["missing", "not_a_file", "empty_file", "bad_path", "outside_root"])
 
 
-@dataclass(frozen=True)
-class ConvertOptions:
-    """What convert does beside listing."""
-
-    from_json: bool = option(False, "ROOT is a JSON list of paths, or of objects with a `path`")
-    download: str = option("", "folder to copy the files of a URL (s3://...) to, and to list them in")
-    num_workers: int = option(0, "processes that look into files of unknown ending; 0: one per core", ge=0)
-
-
 @dataclass
 class _Found:
     """Files below a root, and what cannot be listed, each as a path below the root."""
@@ -62,42 +56,47 @@ class _Found:
     hidden: int = 0
 
 
-def convert(kind: str, root: str, output: Path, options: ConvertOptions = ConvertOptions()) -> Status:
-    """List a folder, a URL or a JSON list as a table `path,id,relpath`.
+@dataclass(frozen=True)
+class Convert(Step):
+    """A folder, a URL or a JSON list as a table `path,id,relpath`.
 
-    Args:
-        kind: "video" or "image".
+    Attributes:
         root: a folder, a URL that fsspec knows, or with `from_json` a file.
-
-    Raises:
-        CallError: the root is not there or cannot be read.
     """
-    tables.check_ending(output)
-    with working_on(output), recording(Status("convert", output)) as status:
+
+    name: ClassVar[str] = "convert"
+    reads: ClassVar[tuple[str, ...]] = ()
+    gives: ClassVar[tuple[str, ...]] = ("path", "id", "relpath")
+    starts: ClassVar[bool] = True
+    forgives: ClassVar[bool] = True
+
+    root: str
+    kind: str = option("video", "what to look for", choices=("video", "image"))
+    from_json: bool = option(False, "ROOT is a JSON list of paths, or of objects with a `path`")
+    download: str = option("", "folder to copy the files of a URL (s3://...) to, and to list them in")
+
+    def output(self, inputs: Sequence[Path], given: str) -> Path:
+        tables.check_ending(Path(given))
+        return Path(given)
+
+    def carry_out(self, rows: Rows, desk: Desk) -> Outcome:
         refused: list[tuple[str, str, str]] = []
-        if options.from_json:
-            frame = _from_json(Path(root))
+        if self.from_json:
+            frame = _from_json(Path(self.root))
         else:
+            root = self.root
             if "://" in root:
-                root = _downloaded(root, options.download)
-            elif options.download:
+                root = _downloaded(root, self.download)
+            elif self.download:
                 raise CallError(f"--download copies the files of a URL; {root} is a folder")
-            relpaths, refused = _list(kind, root, options.num_workers)
+            relpaths, refused = _list(self.kind, root, desk.options.num_workers)
             folder = os.path.join(root, "")
             frame = pd.DataFrame({"path": [folder + r for r in relpaths]})
             frame["id"] = [_stem(r) for r in relpaths]
             frame["relpath"] = relpaths
-        frame = frame.astype(tables.TEXT)
-        tables.write(frame, output)
         failed = pd.DataFrame(refused, columns=["path", "code", "detail"], dtype=str)
-        failed.insert(1, "scorer", "convert")
-        tables.write_sidecar(failed.astype(tables.TEXT), output, "failed")
-        status.rows_in = len(frame) + len(refused)
-        status.rows_out = status.scored = len(frame)
-        status.failed_rows = len(refused)
-        for _, code, _ in refused:
-            status.failed[f"convert: {code}"] = status.failed.get(f"convert: {code}", 0) + 1
-    return status
+        failed.insert(1, "scorer", self.name)
+        return Outcome(frame.astype(tables.TEXT), failed=failed.astype(tables.TEXT))
 
 
 def _list(kind: str, root: str, workers: int) -> tuple[list[str], list[tuple[str, str, str]]]:
@@ -337,9 +336,18 @@ def main() -> None:
     parser.add_argument("kind", choices=("video", "image"), help="what to look for")
     parser.add_argument("root", help="a folder, a URL that fsspec knows, or with --from_json a list")
     parser.add_argument("--output", required=True, help="table to write: .csv or .parquet")
-    parser.add_fields(ConvertOptions, "options")
+    parser.add_fields(Convert, "options", without=("kind", "root"))
+    parser.add_argument(
+        "--num_workers", type=int, default=0, metavar="N",
+        help="processes that look into files of unknown ending; 0: one per core",
+    )  # fmt: skip
     given = parser.parse_args()
-    run_main(lambda: convert(given.kind, given.root, Path(given.output), parser.take(ConvertOptions, given)))
+
+    def program() -> Status:
+        options = build(RunOptions, {"output": given.output, "num_workers": given.num_workers})
+        return run_step([], parser.take(Convert, given), options)
+
+    run_main(program)
 
 
 if __name__ == "__main__":  # run as the module that it is: workers know its classes by that name

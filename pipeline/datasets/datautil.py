@@ -9,43 +9,87 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 from clipsheet import tables
 from clipsheet.cli import Parser, run_main
-from clipsheet.engine import launch
-from clipsheet.engine.join import join
-from clipsheet.engine.run import compute
+from clipsheet.engine.ranks import Share
+from clipsheet.engine.steps import run_step
 from clipsheet.errors import MetaError
-from clipsheet.options import RunOptions
-from clipsheet.outcome import Status, recording
-from clipsheet.store.folder import Store
-from clipsheet.store.locks import working_on
-from pipeline.datasets.caption_verbs import after_filters, carry_out_on_captions
-from pipeline.datasets.row_verbs import (
-    check_paths,
-    filter_by_bounds,
-    filter_by_expressions,
-    filter_by_shape,
-    intersect,
-    measure_size,
-    rename,
-    select,
-    select_columns,
-    sort,
-    subtract,
-)
-from pipeline.datasets.sieve import Sieve
-from pipeline.datasets.verbs import ALIASES, UtilOptions, Verbs, suffix_of
-from scoring.info.scorer import Info
+from clipsheet.options import RankOptions, RunOptions
+from clipsheet.outcome import Status
+from clipsheet.scorer import Scorer
+from clipsheet.step import Desk, Outcome, Step, in_turn
+from clipsheet.store.rows import Rows
+from pipeline.datasets.verbs import ALIASES, UtilOptions, Verbs, groups_of, suffix_of
+
+
+@dataclass(frozen=True)
+class Datautil(Step):
+    """Verbs, one group after another.
+
+    Attributes:
+        verbs: a pipeline.datasets.verbs.Verbs.
+        format: ending of the output's automatic name; empty for that of the input.
+    """
+
+    name: ClassVar[str] = "datautil"
+    forgives: ClassVar[bool] = True
+
+    verbs: Any
+    format: str = ""
+
+    @property
+    def suffix(self) -> str:
+        return suffix_of(self.verbs)
+
+    @property
+    def rowwise(self) -> bool:
+        return self.verbs.shard is None and all(group.rowwise for group in groups_of(self.verbs))
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        groups = groups_of(self.verbs)
+        made = {"filesize", *(column.name for group in groups for s in group.scorers for column in s.columns)}
+        return tuple(dict.fromkeys(c for group in groups for c in group.needs if c not in made))
+
+    @property
+    def scorers(self) -> tuple[Scorer, ...]:
+        return tuple(scorer for group in groups_of(self.verbs) for scorer in group.scorers)
+
+    @property
+    def compared(self) -> tuple[Path, ...]:
+        verbs = self.verbs
+        return tuple(Path(t) for t in (verbs.difference, verbs.intersection, verbs.update_text) if t)
+
+    def output(self, inputs: Sequence[Path], given: str) -> Path:
+        first = inputs[0].with_suffix(f".{self.format}") if self.format else inputs[0]
+        suffix = self.suffix or ("merged" if len(inputs) > 1 else "")
+        if not suffix and not given and self.verbs.shard is None:
+            if first == inputs[0]:
+                raise MetaError("no verb given: nothing to do (see --help)")
+            suffix = "converted"
+        return tables.output_path(first, suffix or "shard", given)
+
+    def outputs(self, output: Path, given: str) -> list[Path]:
+        if self.verbs.shard is None:
+            return [output]
+        stem = output.stem if given else output.stem.removesuffix("_shard")
+        return [output.with_name(f"{stem}_{number}{output.suffix}") for number in range(self.verbs.shard)]
+
+    def carry_out(self, rows: Rows, desk: Desk) -> Outcome:
+        return in_turn(groups_of(self.verbs), rows, desk)
 
 
 def datautil(
     inputs: Sequence[str],
-    verbs: Verbs,
+    verbs: Any,
     options: UtilOptions | None = None,
     *,
     run: RunOptions | None = None,
+    share: Share | None = None,
 ) -> Status:
     """Carry out the verbs on one or more tables joined one after another.
 
@@ -56,77 +100,10 @@ def datautil(
         MetaError: a table or a column is missing, or a cell stops it.
         StorageError: the output cannot be written.
     """
-    options = options or UtilOptions()
-    paths = tables.expand(inputs)
-    output = _output(paths, verbs, options)
-    parts = [output] if verbs.shard is None else _shards(output, verbs.shard, options)
-    compared = [Path(t) for t in (verbs.difference, verbs.intersection, verbs.update_text) if t]
-    for path in (output, *parts):
-        tables.check_output([*paths, *compared], path)
-    frame = tables.read(inputs)
-    with working_on(output), recording(Status("datautil", output, rows_in=len(frame))) as status:
-        sieve = Sieve(frame, verbs.missing, verbs.strict)
-        if verbs.difference:
-            subtract(sieve, verbs.difference)
-        if verbs.intersection:
-            intersect(sieve, verbs.intersection)
-        if verbs.info or verbs.video_info:
-            _measure(sieve, output, _how_to_measure(options, run or RunOptions()), status)
-        check_paths(sieve, verbs)
-        carry_out_on_captions(sieve, verbs, status)
-        if verbs.filesize or verbs.fsmin is not None or verbs.fsmax is not None:
-            measure_size(sieve)
-        filter_by_expressions(sieve, verbs)
-        filter_by_bounds(sieve, verbs)
-        filter_by_shape(sieve, verbs)
-        after_filters(sieve, verbs)
-        rename(sieve, verbs)
-        sort(sieve, verbs)
-        select(sieve, verbs)
-        select_columns(sieve, verbs)
-        tables.write_parts(sieve.frame, parts)
-        tables.write_sidecar(sieve.dropped(), output, "dropped")
-        if verbs.info or verbs.video_info or verbs.load_caption:
-            tables.write_sidecar(sieve.failed(), output, "failed")
-        status.rows_out = len(sieve.frame)
-        status.scored = len(sieve.frame)
-        status.dropped = dict(sieve.reasons)
-    return status
-
-
-def _output(paths: list[Path], verbs: Verbs, options: UtilOptions) -> Path:
-    first = paths[0].with_suffix(f".{options.format}") if options.format else paths[0]
-    suffix = suffix_of(verbs) or ("merged" if len(paths) > 1 else "")
-    if not suffix and not options.output and verbs.shard is None:
-        if first == paths[0]:
-            raise MetaError("no verb given: nothing to do (see --help)")
-        suffix = "converted"
-    return tables.output_path(first, suffix or "shard", options.output)
-
-
-def _shards(output: Path, count: int, options: UtilOptions) -> list[Path]:
-    """Tables of equal length: `<stem>_0`, `<stem>_1`, ..."""
-    stem = output.stem if options.output else output.stem.removesuffix("_shard")
-    return [output.with_name(f"{stem}_{number}{output.suffix}") for number in range(count)]
-
-
-def _how_to_measure(options: UtilOptions, run: RunOptions) -> RunOptions:
+    options, run = options or UtilOptions(), run or RunOptions()
     workers = 1 if options.disable_parallel else options.num_workers or run.num_workers
-    return dataclasses.replace(run, num_workers=workers, root=options.root or run.root)
-
-
-def _measure(sieve: Sieve, output: Path, run: RunOptions, status: Status) -> None:
-    """The columns of --info, from the store where they are known."""
-    store = Store(output.parent, run.reader, run.models)
-    compute(sieve.frame, [Info()], run, store, launch.Rank(), "info")
-    joined = join(sieve.frame, [Info()], run, store)
-    sieve.frame = joined.frame
-    if len(joined.failed):
-        sieve.failures.append(joined.failed)
-    status.failed, status.failed_rows = joined.status_counts, joined.failed_rows
-    status.pending = joined.pending_rows
-    status.judge(max_failed=1.0)  # failures are what a filter is for
-    store.cells(Info()).compact()
+    how = dataclasses.replace(run, num_workers=workers, root=options.root or run.root, output=options.output)
+    return run_step(inputs, Datautil(verbs, options.format or ""), how, share)
 
 
 def main() -> None:
@@ -144,8 +121,14 @@ def main() -> None:
             )
         else:
             parser.add_argument(f"--{alias}", dest=name, type=kind, default=None, help=f"= --{name}")
+    parser.add_fields(RankOptions, "many processes")
     given = parser.parse_args()
-    run_main(lambda: datautil(given.meta, parser.take(Verbs, given), parser.take(UtilOptions, given)))
+
+    def program() -> Status:
+        verbs, options = parser.take(Verbs, given), parser.take(UtilOptions, given)
+        return datautil(given.meta, verbs, options, share=parser.share(given))
+
+    run_main(program)
 
 
 if __name__ == "__main__":

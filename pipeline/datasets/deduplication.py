@@ -25,18 +25,14 @@ import pandas as pd
 import pyarrow as pa
 
 from clipsheet import tables
-from clipsheet.cli import Parser, run_main
+from clipsheet.cli import main_step
 from clipsheet.config import option
-from clipsheet.engine import launch, run
 from clipsheet.media import fit
 from clipsheet.media.borders import BorderFinder
-from clipsheet.options import RunOptions
-from clipsheet.outcome import Status, recording
 from clipsheet.scorer import Column, Frames, Home, Row, Scorer
+from clipsheet.step import Desk, Outcome, Step
 from clipsheet.store.cells import Verdicts
-from clipsheet.store.folder import Store
-from clipsheet.store.keys import row_keys
-from clipsheet.store.locks import working_on
+from clipsheet.store.rows import Rows
 
 FRAMES = 3
 HASHED_LONG_SIDE = 512
@@ -100,8 +96,10 @@ class Hashes(Scorer):
 
 
 @dataclass(frozen=True)
-class Deduplication:
+class Deduplication(Step):
     """What counts as a duplicate, and which one stays."""
+
+    name: ClassVar[str] = "dedup"
 
     hash: str = option("phash", "perceptual hash", choices=("phash", "ahash", "dhash", "whash"))
     threshold: float = option(
@@ -114,6 +112,27 @@ class Deduplication:
         "resolution", "the clip that stays: most pixels, longest (then the larger file), or first in the table",
         choices=("resolution", "duration", "first"),
     )  # fmt: skip
+
+    @property
+    def scorers(self) -> tuple[Scorer, ...]:
+        return (Hashes(self.hash),)
+
+    def carry_out(self, rows: Rows, desk: Desk) -> Outcome:
+        scorer = Hashes(self.hash)
+        found = _Hashed(rows, desk.score(rows, scorer))
+        twins = find_twins(found.codes, found.masks, found.order(self.keep), found.spans, self)
+        codes = found.failures()
+        frame = rows.frame.copy()
+        tables.set_errors(frame, {scorer.name: codes})
+        dropped, gone = _dropped(frame, found, twins)
+        bad = codes != ""
+        return Outcome(
+            frame[~gone],
+            dropped,
+            frame[bad].assign(scorer=scorer.name, code=codes[bad]),
+            {"duplicate": int(gone.sum())} if gone.any() else {},
+            done=len(frame) - int(bad.sum()) - found.pending(),
+        )
 
 
 @dataclass(frozen=True)
@@ -287,48 +306,12 @@ def _twins_within(codes: np.ndarray, masks: np.ndarray, rows: np.ndarray, near: 
     return found
 
 
-def deduplicate(inputs: Sequence[str], how: Deduplication, options: RunOptions) -> Status:
-    """Write the survivors, and beside them the dropped with their twins.
-
-    Raises:
-        CallError: a table is missing or wrong.
-        StorageError: the output cannot be written.
-    """
-    paths = tables.expand(inputs)
-    output = tables.output_path(paths, "dedup", options.output)
-    frame = tables.read(inputs)
-    scorer = Hashes(how.hash)
-    with working_on(output), recording(Status("dedup", output, rows_in=len(frame))) as status:
-        store = Store(output.parent, options.reader, options.models)
-        run.compute(frame, [scorer], options, store, launch.Rank(), "dedup")
-        cells = store.cells(scorer)
-        found = _Hashed(frame, cells.load(), how)
-        twins = find_twins(found.codes, found.masks, found.order(how.keep), found.spans, how)
-        codes = found.failures()
-        tables.set_errors(frame, {scorer.name: codes})
-        dropped, rows = _dropped(frame, found, twins)
-        failed = frame[codes != ""].assign(scorer=scorer.name, code=codes[codes != ""])
-        tables.write(frame[~rows], output)
-        tables.write_sidecar(dropped, output, "dropped")
-        tables.write_sidecar(failed, output, "failed")
-        cells.compact()
-        status.rows_out = int((~rows).sum())
-        status.failed_rows = int((codes != "").sum())
-        status.pending = found.pending()
-        status.scored = len(frame) - status.failed_rows - status.pending
-        counts = pd.Series(codes[codes != ""]).value_counts()
-        status.failed = {f"{scorer.name}: {code}": int(n) for code, n in counts.items()}
-        status.dropped = {"duplicate": int(rows.sum())} if rows.any() else {}
-        status.judge(options.max_failed)
-    return status
-
-
 class _Hashed:
     """The hashes of a table's files: rows with one path are one file and share its fate."""
 
-    def __init__(self, frame: pd.DataFrame, verdicts: Verdicts, how: Deduplication) -> None:
+    def __init__(self, rows: Rows, verdicts: Verdicts) -> None:
         self._verdicts = verdicts
-        keys = row_keys(frame, ("path",))
+        frame, keys = rows.frame, rows.keys(("path",))
         self._at = verdicts.find(keys)
         self.file_of_row, self.first_row = _files(keys)
         self.paths = tables.text(frame, "path").to_numpy()[self.first_row]
@@ -408,15 +391,7 @@ def _dropped(frame: pd.DataFrame, found: _Hashed, twins: dict[int, Twin]) -> tup
 
 def main() -> None:
     """The program."""
-    parser = Parser(__doc__ or "")
-    parser.add_argument("meta", nargs="+", help="table(s) with a column `path`: .csv or .parquet")
-    parser.add_fields(Deduplication, "what is a duplicate")
-    without = ("bs", "use_cpu", "skip_if_existing", "pretrained_models")
-    parser.add_fields(RunOptions, "how it is run", without=without)
-    given = parser.parse_args()
-    run_main(
-        lambda: deduplicate(given.meta, parser.take(Deduplication, given), parser.take(RunOptions, given))
-    )
+    main_step(Deduplication, "what is a duplicate")
 
 
 if __name__ == "__main__":  # run as the module that it is: workers know its classes by that name

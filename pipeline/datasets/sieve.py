@@ -10,18 +10,18 @@ import pandas as pd
 
 from clipsheet import tables
 from clipsheet.errors import MetaError
-from pipeline.datasets.verbs import Filter
+from clipsheet.step import Outcome
+from pipeline.datasets.bounds import Filter
 
 
 class Sieve:
     """A table on its way through the verbs, and what has been dropped from it."""
 
-    def __init__(self, frame: pd.DataFrame, missing: str, strict: bool) -> None:
+    def __init__(self, frame: pd.DataFrame, missing: str = "drop", strict: bool = False) -> None:
         self.frame = frame
         self._missing, self._strict = missing, strict
         self._dropped: list[pd.DataFrame] = []
         self.reasons: Counter[str] = Counter()
-        self.failures: list[pd.DataFrame] = []
 
     def drop(self, rows: np.ndarray, reasons: Sequence[str] | np.ndarray | str, told: str) -> None:
         """Drop the rows that [N] bool marks.
@@ -39,15 +39,10 @@ class Sieve:
         self.reasons[told] += len(gone)
         self.frame = self.frame[~rows].reset_index(drop=True)
 
-    def failed(self) -> pd.DataFrame:
-        """The rows that could not be measured, and those whose captions could not be read, with the reasons."""
-        return tables.concatenate(self.failures) if self.failures else self.frame.iloc[:0]
-
-    def dropped(self) -> pd.DataFrame:
-        """All dropped rows with their column `reason`."""
-        if not self._dropped:
-            return self.frame.iloc[:0]
-        return tables.concatenate(self._dropped)
+    def outcome(self) -> Outcome:
+        """What is left, and all dropped rows with their column `reason`."""
+        dropped = tables.concatenate(self._dropped) if self._dropped else None
+        return Outcome(self.frame, dropped, dropped_for=self.reasons)
 
     def bound(
         self, filter: Filter, bound: float | np.ndarray, values: np.ndarray, bad: np.ndarray, told: str = ""
@@ -61,15 +56,15 @@ class Sieve:
             told: the bound in the summary, where it is not one number.
         """
         name = filter.column
-        beyond = values < bound if filter.keep == ">=" else values > bound
-        sign = "<" if filter.keep == ">=" else ">"
+        beyond = values < bound if filter.bound.keep == ">=" else values > bound
+        sign = "<" if filter.bound.keep == ">=" else ">"
         pairs = zip(values, np.broadcast_to(bound, values.shape), strict=True)
         reasons = [f"{name} {tables.number_text(v)} {sign} {tables.number_text(b)}" for v, b in pairs]
         if name == "lpips":
             single = "lpips -1: fewer than two frames"
             reasons = [single if v == -1 else r for v, r in zip(values, reasons, strict=True)]
         empty = np.isnan(values)
-        if filter.spares_pictures:
+        if filter.bound.spares_pictures:
             empty &= ~_is_picture(self.frame)
         why = self._why_empty(filter, empty | bad, bad)
         for stops, rows, flag in (

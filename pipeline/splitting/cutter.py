@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from clipsheet.config import option
 from clipsheet.errors import ConfigError, MediaError
 from clipsheet.media import DEINTERLACE, VERSION, Media, MediaInfo, fit
 from clipsheet.media.borders import BorderFinder
+from clipsheet.target import aside, give_name
 from pipeline.splitting import copying, encoding
 from pipeline.splitting.clip_files import EncodedClip
 from pipeline.splitting.copying import NotCopyable
@@ -92,6 +93,11 @@ class Clip:
     start: float
     end: float
 
+    @property
+    def seconds(self) -> float:
+        """How long it is."""
+        return self.end - self.start
+
 
 @dataclass(frozen=True)
 class Made:
@@ -131,7 +137,7 @@ class Part:
 
     Attributes:
         target: path of the clip.
-        partial: where it is written before it is whole.
+        partial: where it is written before it is whole; as long as that is not known, its target.
         crop: x, y, width and height of what of the picture is to be kept.
         note: what is done in another way than was asked for.
     """
@@ -151,7 +157,7 @@ class CutJob:
     cutting: Cutting
     root: str = ""
 
-    def __call__(self, task: tuple[str, list[Clip]], allow: Callable[[float], None]) -> list[Result]:
+    def __call__(self, task: tuple[str, Sequence[Clip]], allow: Callable[[float], None]) -> list[Result]:
         encoding.keep_freed_memory()
         path, asked = task
         media = Media(
@@ -160,11 +166,15 @@ class CutJob:
         )  # fmt: skip
         if media.info.is_image:
             raise MediaError("no_frames", "a picture has no clips")
-        lengths = sum(clip.end - clip.start for clip in asked)
+        lengths = sum(clip.seconds for clip in asked)
         allow(4 * media.info.duration + 20 * lengths)
         parts = [self._part(media, clip) for clip in asked]
         with ExitStack() as stack:
-            wanted = [stack.enter_context(_aside(part)) for part in parts if isinstance(part, Part)]
+            wanted = [
+                replace(part, partial=stack.enter_context(aside(part.target)))
+                for part in parts
+                if isinstance(part, Part)
+            ]
             made = self._write(media, wanted)
         media.check_unchanged()
         return [made[part.target] if isinstance(part, Part) else part for part in parts]
@@ -197,9 +207,7 @@ class CutJob:
         except OSError as error:
             return error
         note = "" if (first, stop) == asked else MOVED
-        # The same name in every run: what a killed one left is written over.
-        aside = target.with_name(f".{name_hash(str(target))}.part")
-        return Part(target, aside, first, stop, crop, note)
+        return Part(target, target, first, stop, crop, note)
 
     def _write(self, media: Media, parts: Sequence[Part]) -> dict[Path, Result]:
         """Write all parts: what can be copied is, all others are encoded in one pass over the source."""
@@ -294,15 +302,12 @@ class CutJob:
             OSError: the disk is full or refuses.
         """
         self._check(info, part, sound)
-        with open(part.partial, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(part.partial, part.target)
-        status = part.target.stat()
+        written = give_name(part.partial, part.target)
         begin = float(info.frame_seconds[part.first])
         end = begin + seconds_of(info, part.first, part.stop)
         silent = self.cutting.keep_audio and info.has_audio and sound is None
         note = "; ".join(filter(None, (part.note, SILENT if silent else "")))
-        return Made(status.st_size, status.st_mtime_ns, begin, end, part.crop, note)
+        return Made(written.size, written.mtime_ns, begin, end, part.crop, note)
 
     def _coding(self, info: MediaInfo, part: Part) -> Coding:
         cutting = self.cutting
@@ -341,15 +346,6 @@ class CutJob:
         wrong = "" if sound is None else difference(made, sound)
         if wrong:
             raise MediaError("partial", wrong)
-
-
-@contextmanager
-def _aside(part: Part) -> Iterator[Part]:
-    """A part, of which nothing is left where it is written aside."""
-    try:
-        yield part
-    finally:
-        part.partial.unlink(missing_ok=True)
 
 
 def _decodes(clip: Media, info: MediaInfo, part: Part, seams: tuple[int, int]) -> bool:

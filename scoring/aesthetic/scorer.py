@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from clipsheet.config import option
-from clipsheet.scorer import Column, Feature, Featured, Home, Scorer
+from clipsheet.scorer import Column, Feature, Featured, Home, Scorer, at_least
 from clipsheet.weights.load import load_state
 from clipsheet.weights.table import refused
 from scoring.clip.files import check_head, clip_option, dtype_option, frames_option, head_file, missing_head
@@ -45,7 +45,16 @@ class Aesthetic(Scorer):
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        return (Column("aes", "float", "about 1-10", "LAION aesthetic score, mean over frames", "higher"),)
+        return (
+            Column(
+                "aes",
+                "float",
+                "about 1-10",
+                "LAION aesthetic score, mean over frames",
+                "higher",
+                bounds=at_least("aesmin"),
+            ),
+        )
 
     @property
     def feature(self) -> Feature:

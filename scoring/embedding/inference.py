@@ -10,12 +10,11 @@ import pyarrow.parquet as pq
 
 from clipsheet import tables
 from clipsheet.cli import describe, run_main, scorer_parser
-from clipsheet.engine import launch
 from clipsheet.engine.run import run_scorers
 from clipsheet.options import RunOptions
 from clipsheet.outcome import Status
 from clipsheet.store.folder import Store
-from clipsheet.store.keys import row_keys
+from clipsheet.store.rows import Rows
 from scoring.clip.texts import unit
 from scoring.embedding.scorer import Embedding
 
@@ -30,7 +29,7 @@ def export(scorer: Embedding, table: Path, options: RunOptions) -> str:
     """
     frame = tables.read(table)
     vectors = Store(table.parent, options.reader, options.models).vectors(scorer.feature).load()
-    places = vectors.find(row_keys(frame, ("path",)), scorer.positions)
+    places = vectors.find(Rows(frame).keys(("path",)), scorer.positions)
     rows = np.flatnonzero((places >= 0).all(axis=1))
     paths = tables.text(frame, "path")
     kind = pa.list_(pa.float32())
@@ -65,8 +64,8 @@ def main() -> None:
 
     def program() -> Status:
         scorer, options = parser.take(Embedding, given), parser.take(RunOptions, given)
-        status = run_scorers(given.meta, [scorer], options)
-        if launch.Rank.from_environment().is_main:
+        status = run_scorers(given.meta, [scorer], options, share=parser.share(given))
+        if status.share is None:
             status.message = export(scorer, status.output, options)
         return status
 

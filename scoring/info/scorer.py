@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from clipsheet.media import EVERY_FRAME, MediaInfo
-from clipsheet.scorer import Column, Frames, Row, Scorer
+from clipsheet.scorer import Column, Frames, Row, Scorer, at_least, at_most
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,24 @@ class Info(Scorer):
     @property
     def columns(self) -> tuple[Column, ...]:
         return (
-            Column("num_frames", "int", "", "frames that decode"),
+            Column(
+                "num_frames",
+                "int",
+                "",
+                "frames that decode",
+                bounds=at_least("fmin", 0, whole=True) + at_most("fmax", 0, whole=True),
+            ),
             Column("height", "int", "pixels", "as displayed, rotation applied"),
             Column("width", "int", "pixels", "as displayed, rotation applied"),
             Column("aspect_ratio", "float", "", "height / width"),
-            Column("fps", "float", "1/s", "frames per second"),
-            Column("resolution", "int", "pixels", "height x width"),
+            Column(
+                "fps",
+                "float",
+                "1/s",
+                "frames per second",
+                bounds=at_most("fpsmax", 0, spares_pictures=True),
+            ),
+            Column("resolution", "int", "pixels", "height x width", bounds=at_most("hwmax", 0, whole=True)),
             Column("duration", "float", "s", "from the first frame to the end of the last"),
             Column("codec", "text", "", "FFmpeg's name of the video codec or picture format"),
             Column("bit_rate", "int", "bit/s", "of the whole file"),

@@ -25,7 +25,7 @@ import numpy as np
 
 from clipsheet.config import option
 from clipsheet.media import MediaInfo
-from clipsheet.scorer import Column, Frames, Home, Row, Scorer
+from clipsheet.scorer import Column, Frames, Home, Row, Scorer, at_least
 
 #: The backbones and torchvision's files of their weights.
 BACKBONES = {
@@ -66,7 +66,15 @@ class Lpips(Scorer):
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        return (Column("lpips", "float", "", "change between frames: 0 frozen, -1 fewer than two frames"),)
+        return (
+            Column(
+                "lpips",
+                "float",
+                "",
+                "change between frames: 0 frozen, -1 fewer than two frames",
+                bounds=at_least("lpipsmin"),
+            ),
+        )
 
     def times(self, info: MediaInfo) -> Sequence[float]:
         return sorted({seconds for pair in self._pairs(info) for seconds in pair}) or [0.0]

@@ -19,7 +19,7 @@ import numpy as np
 from clipsheet import tables
 from clipsheet.config import option
 from clipsheet.errors import CallError, MediaError
-from clipsheet.scorer import Column, Feature, Featured, Frames, Home, Row, Scorer
+from clipsheet.scorer import Column, Feature, Featured, Frames, Home, Row, Scorer, at_least
 from scoring.clip.files import clip_option, dtype_option, frames_option, missing_files, text_files
 from scoring.clip.images import ClipImages
 from scoring.clip.texts import ClipTexts, unit
@@ -46,7 +46,14 @@ class Matching(Scorer):
     @property
     def columns(self) -> tuple[Column, ...]:
         return (
-            Column("match", "float", "100 x cosine", "fit of caption and picture, max over frames", "higher"),
+            Column(
+                "match",
+                "float",
+                "100 x cosine",
+                "fit of caption and picture, max over frames",
+                "higher",
+                bounds=at_least("matchmin"),
+            ),
             Column(
                 "match_truncated", "bool", "", "whether the caption is longer than CLIP reads", remark=True
             ),

@@ -21,7 +21,7 @@ import numpy as np
 
 from clipsheet.config import option
 from clipsheet.media import EVERY_FRAME, MediaInfo, fit
-from clipsheet.scorer import Column, Frames, Row, Scorer
+from clipsheet.scorer import Column, Frames, Row, Scorer, at_least, at_most
 
 #: The 5-tap blur of VMAF's motion feature, in 1/65536 (libvmaf, integer_motion.h).
 VMAF_BLUR = np.array([3571, 16004, 26386, 16004, 3571], np.float32) / 65536
@@ -44,12 +44,19 @@ class Motion(Scorer):
     @property
     def columns(self) -> tuple[Column, ...]:
         return (
-            Column("motion", "float", "grey levels", "VMAF motion: 0 frozen, 1-5 usual, 20 violent"),
+            Column(
+                "motion",
+                "float",
+                "grey levels",
+                "VMAF motion: 0 frozen, 1-5 usual, 20 violent",
+                bounds=at_least("motionmin") + at_most("motionmax"),
+            ),
             Column(
                 "flow",
                 "float",
                 "diagonals/frame",
                 "mean optical flow per 1/24 s, of at least 12x8 pixels; for motion alone: --flow_pairs 0",
+                bounds=at_least("flowmin", order=-1),
             ),
         )
 

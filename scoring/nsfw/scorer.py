@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from clipsheet.config import option
-from clipsheet.scorer import Column, Feature, Featured, Home, Scorer
+from clipsheet.scorer import Column, Feature, Featured, Home, Scorer, at_most
 from clipsheet.weights.keras import nsfw_state
 from scoring.clip.files import check_head, clip_option, dtype_option, frames_option, head_file, missing_head
 from scoring.clip.images import ClipImages
@@ -26,6 +26,7 @@ HEADS = {
     "ViT-L/14": ("nsfw", "clip_autokeras_binary_nsfw.zip"),
     "ViT-B/32": ("nsfw-b32", "clip_autokeras_nsfw_b32.zip"),
 }
+NSFW_LIMIT = 0.2  # of --safety_check
 LEAST_DEVIATION = 1e-7  # as Keras has it
 
 
@@ -42,7 +43,16 @@ class Nsfw(Scorer):
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        return (Column("nsfw", "float", "0-1", "probability of unsafe content, max over frames", "lower"),)
+        return (
+            Column(
+                "nsfw",
+                "float",
+                "0-1",
+                "probability of unsafe content, max over frames",
+                "lower",
+                bounds=at_most("safety_check", usual=NSFW_LIMIT, suffix="safe") + at_most("nsfwmax"),
+            ),
+        )
 
     @property
     def feature(self) -> Feature:

@@ -18,7 +18,7 @@ import numpy as np
 
 from clipsheet.config import option
 from clipsheet.media import MediaInfo, fit
-from clipsheet.scorer import Column, Frames, Home, Row, Scorer, frame_positions
+from clipsheet.scorer import Column, Frames, Home, Row, Scorer, at_most, frame_positions
 
 MAX_SIDE = 1920  # of the picture that is read; larger ones are shrunk, boxes are scaled back
 LARGEST_CHARACTER = 0.05  # share of the picture that one character alone may cover
@@ -60,14 +60,31 @@ class Ocr(Scorer):
     @property
     def columns(self) -> tuple[Column, ...]:
         optional = (
-            (self.num_boxes, Column("num_boxes", "int", "", "text boxes", "lower")),
+            (
+                self.num_boxes,
+                Column("num_boxes", "int", "", "text boxes", "lower", bounds=at_most("ocr_box_max", 0)),
+            ),
             (
                 self.max_single_percentage,
-                Column("max_single_percentage", "float", "0-1", "share of the largest box", "lower"),
+                Column(
+                    "max_single_percentage",
+                    "float",
+                    "0-1",
+                    "share of the largest box",
+                    "lower",
+                    bounds=at_most("ocr_single_max"),
+                ),
             ),
             (
                 self.total_text_percentage,
-                Column("total_text_percentage", "float", "0-1", "share of all boxes", "lower"),
+                Column(
+                    "total_text_percentage",
+                    "float",
+                    "0-1",
+                    "share of all boxes",
+                    "lower",
+                    bounds=at_most("ocr_total_max"),
+                ),
             ),
         )
         found = Column("ocr", "json", "", "list of {transcription, points} in pixels of the frame")

@@ -25,7 +25,7 @@ from clipsheet.config import option
 from clipsheet.errors import MediaError
 from clipsheet.media import MediaInfo, fit
 from clipsheet.media.borders import BorderFinder, Borders
-from clipsheet.scorer import Column, Frame, Frames, Row, Scorer
+from clipsheet.scorer import Column, Frame, Frames, Row, Scorer, at_least, at_most
 
 SHARPNESS_SHORT_SIDE = 720
 SATURATION_SHORT_SIDE = 144
@@ -41,6 +41,67 @@ FROZEN_LEVELS = 2.0  # of luma, what compression alone does to a block's mean
 NOISE_MASK = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
 
 
+COLUMNS = (
+    Column(
+        "sharpness",
+        "float",
+        "",
+        "variance of the Laplacian: below 50 blurred",
+        "higher",
+        bounds=at_least("sharpnessmin"),
+    ),
+    Column(
+        "noise",
+        "float",
+        "grey levels",
+        "standard deviation: above 5 grainy",
+        "lower",
+        bounds=at_most("noisemax"),
+    ),
+    Column(
+        "blockiness",
+        "float",
+        "",
+        "steps at 8x8 blocks: 1 none, above 1.3 visible",
+        "lower",
+        bounds=at_most("blockinessmax"),
+    ),
+    Column(
+        "brightness",
+        "float",
+        "0-1",
+        "mean luma",
+        bounds=at_least("brightnessmin") + at_most("brightnessmax"),
+    ),
+    Column("contrast", "float", "0-1", "standard deviation of luma", bounds=at_least("contrastmin")),
+    Column("saturation", "float", "0-1", "mean HSV saturation"),
+    Column(
+        "clipped",
+        "float",
+        "0-1",
+        "share of pixels black or white",
+        "lower",
+        bounds=at_most("clippedmax"),
+    ),
+    Column(
+        "black_borders",
+        "float",
+        "0-1",
+        "share of the picture that is border",
+        "lower",
+        bounds=at_most("bordersmax"),
+    ),
+    Column(
+        "frozen",
+        "float",
+        "0-1",
+        "share of the time without any change",
+        "lower",
+        bounds=at_most("frozenmax"),
+    ),
+)
+
+
 @dataclass(frozen=True)
 class Quality(Scorer):
     """Nine numbers of technical quality."""
@@ -53,17 +114,7 @@ class Quality(Scorer):
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        return (
-            Column("sharpness", "float", "", "variance of the Laplacian: below 50 blurred", "higher"),
-            Column("noise", "float", "grey levels", "standard deviation: above 5 grainy", "lower"),
-            Column("blockiness", "float", "", "steps at 8x8 blocks: 1 none, above 1.3 visible", "lower"),
-            Column("brightness", "float", "0-1", "mean luma"),
-            Column("contrast", "float", "0-1", "standard deviation of luma"),
-            Column("saturation", "float", "0-1", "mean HSV saturation"),
-            Column("clipped", "float", "0-1", "share of pixels black or white", "lower"),
-            Column("black_borders", "float", "0-1", "share of the picture that is border", "lower"),
-            Column("frozen", "float", "0-1", "share of the time without any change", "lower"),
-        )
+        return COLUMNS
 
     def times(self, info: MediaInfo) -> Sequence[float]:
         times = info.every(self.seconds, self.max_frames)

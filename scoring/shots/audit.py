@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from clipsheet.config import option
 from clipsheet.media import MediaInfo
-from clipsheet.scorer import Column, Frames, Home, Row, Scorer
+from clipsheet.scorer import Column, Frames, Home, Row, Scorer, at_most
 from scoring.shots.detection import SceneDetect, Seen, format_scenes
 from scoring.shots.transnet import TransNet
 
@@ -39,9 +39,21 @@ class Audit(Scorer):
     def columns(self) -> tuple[Column, ...]:
         return (
             Column(
-                "foreign_frames", "int", "frames", "at both ends, beyond a transition or part of it", "lower"
+                "foreign_frames",
+                "int",
+                "frames",
+                "at both ends, beyond a transition or part of it",
+                "lower",
+                bounds=at_most("foreignmax", 0, whole=True),
             ),
-            Column("inner_transitions", "int", "", "further in", "lower"),
+            Column(
+                "inner_transitions",
+                "int",
+                "",
+                "further in",
+                "lower",
+                bounds=at_most("transitionsmax", 0, whole=True),
+            ),
             Column("clean_shots", "json", "", "what is whole: [[start, end], ...] as HH:MM:SS.mmm"),
         )
 

@@ -1,0 +1,78 @@
+"""The desk of a step: scores and files that it asks for are made here, by this process's share, and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clipsheet.engine import files, run
+from clipsheet.engine.join import join
+from clipsheet.engine.ranks import Share
+from clipsheet.options import RunOptions
+from clipsheet.scorer import Scorer
+from clipsheet.step import Measured
+from clipsheet.store.cells import Cells, Verdicts
+from clipsheet.store.folder import Store
+from clipsheet.store.rows import Rows
+from clipsheet.target import Maker, Target, Written
+
+
+@dataclass
+class WorkDesk:
+    """What a step works with: see clipsheet.step.Desk.
+
+    Attributes:
+        share: what this process does; where it computes nothing, what lacks is only counted.
+        pending: rows and files that have no verdict.
+    """
+
+    name: str
+    output: Path
+    options: RunOptions
+    share: Share
+    pending: int = 0
+    _used: list[Cells] = field(default_factory=list)
+
+    @property
+    def store(self) -> Store:
+        """The folder `.clipsheet` beside the output."""
+        return Store(self.output.parent, self.options.reader, self.options.models)
+
+    def score(self, rows: Rows, scorer: Scorer) -> Verdicts:
+        if self.share.computes:
+            done = run.compute(rows, [scorer], self.options, self.store, self.share.rank, self.name)
+            rows.look_again(done)
+        cells = self.store.cells(scorer)
+        self._used.append(cells)
+        verdicts = cells.load()
+        self.pending += int((verdicts.find(rows.keys(scorer.reads)) < 0).sum())
+        return verdicts
+
+    def measure(self, rows: Rows, scorer: Scorer) -> Measured:
+        self.score(rows, scorer)
+        joined = join(rows, [scorer], self.options, self.store)
+        return Measured(joined.frame, joined.failed)
+
+    def map_files(
+        self,
+        rows: Rows,
+        jobs: Sequence[tuple[int, Target]],
+        make: Maker,
+        meaning: str,
+        *,
+        kind: str = "",
+        results: Sequence[type] = (Written,),
+    ) -> list[Any]:
+        cells = self.store.verdicts_of(kind or self.name, meaning, ("made",))
+        self._used.append(cells)
+        work = files.Work(kind or self.name, make, tuple(results), cells, self.options, self.share)
+        made = files.map_files(rows, jobs, work)
+        self.pending += sum(one is None for one in made)
+        return made
+
+    def tidy(self) -> None:
+        """Put the verdicts of ended processes together."""
+        for cells in self._used:
+            cells.compact()
