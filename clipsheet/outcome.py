@@ -12,11 +12,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from clipsheet import errors, tables
 from clipsheet.store.locks import FOLDER
 
 STATES = {errors.OK: "done", errors.INCOMPLETE: "incomplete"}
+
+
+#: What a table's next run says again if it has nothing to do.
+FACTS = (
+    "rows_in", "rows_out", "scored", "failed_rows", "failed", "dropped", "pending", "hours_in", "hours_out",
+)  # fmt: skip
 
 
 @dataclass
@@ -71,6 +78,11 @@ class Status:
             parts.append(f"{self.pending} not run yet")
         text = f"{self.tool}: {', '.join(parts)} in {self.seconds:.1f} s -> {self.output}"
         return f"{text}\n{self.message}" if self.message else text
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What happened to the rows, to be kept."""
+        return {name: getattr(self, name) for name in FACTS}
 
     def judge(self, max_failed: float) -> None:
         """Find the exit code: 4 for rows without a verdict, else 3 for more failures than are allowed.

@@ -132,6 +132,7 @@ class Step:
         gives: columns that the kept rows have and the table may not have had.
         starts: it reads no table, but makes one out of something else.
         writes_files: carry_out() writes files by `desk.map_files()`, a work that ranks share.
+        version: raise it when the table changes for the same parameters.
         forgives: failed rows are what the step is for, and never make the exit code 3.
         without: execution options that mean nothing to it.
     """
@@ -141,6 +142,7 @@ class Step:
     gives: ClassVar[tuple[str, ...]] = ()
     starts: ClassVar[bool] = False
     writes_files: ClassVar[bool] = False
+    version: ClassVar[int] = 1
     forgives: ClassVar[bool] = False
     without: ClassVar[tuple[str, ...]] = ("bs", "use_cpu", "skip_if_existing", "pretrained_models")
 
@@ -168,6 +170,16 @@ class Step:
     def compared(self) -> tuple[Path, ...]:
         """Tables that it reads beside its input."""
         return ()
+
+    @property
+    def looks_at_files(self) -> bool:
+        """Whether its table depends on the files of `path`, or on whether they are there."""
+        return True
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether it makes the same of the same tables and files; else it is carried out in every run."""
+        return True
 
     def check(self) -> None:
         """Raise a CallError for what can be known to be wrong before a table is read."""

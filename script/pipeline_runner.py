@@ -15,12 +15,10 @@ import logging
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from clipsheet import config, errors, tables
 from clipsheet.cli import Parser, guarded, run_main
@@ -43,32 +41,36 @@ PACKAGES = (
 ).split()
 
 
-Measure = tuple[int | None, float | None]  # rows, hours
-
-
 class Record:
     """What each stage wrote from what, to tell a table that was edited from one that is out of date."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FOLDER / "stages.json"
         try:
-            self._entries: dict[str, dict[str, Any]] = json.loads(self._path.read_text())
+            kept = json.loads(self._path.read_text())
         except (OSError, ValueError):
-            self._entries = {}
+            kept = {}
+        self._sums: dict[str, tuple[list[int], str]] = kept.pop("sums", {})
+        self._entries: dict[str, dict[str, Any]] = kept
 
     def is_edited(self, made_by: str, source: Path, output: Path) -> bool:
         """Whether a user changed the output since, while `made_by` would write the same again."""
         entry = self._entries.get(str(output))
         if entry is None or entry["output"] is None or not output.is_file():
             return False
-        if _sha256(output) == entry["output"]:
+        if self._sha256(output) == entry["output"]:
             return False
-        if entry["input"] == _sha256(source) and entry["stage"] == made_by:
+        if entry["input"] == self._sha256(source) and entry["stage"] == made_by:
             return True
         aside = _aside(output)
         log.warning("%s was edited by hand and is out of date: kept as %s, made again", output, aside)
         shutil.copyfile(output, aside)
         return False
+
+    def is_current(self, made_by: str, source: Path, output: Path) -> bool:
+        """Whether `made_by` wrote the output from the source as both are."""
+        entry = {"stage": made_by, "input": self._sha256(source), "output": self._sha256(output)}
+        return self._entries.get(str(output)) == entry
 
     def begin(self, made_by: str, source: Path, output: Path) -> None:
         """The output is about to be written."""
@@ -76,28 +78,33 @@ class Record:
 
     def done(self, made_by: str, source: Path, output: Path) -> None:
         """The output has been written."""
-        self._keep(made_by, source, output, _sha256(output))
+        self._keep(made_by, source, output, self._sha256(output))
 
     def _keep(self, made_by: str, source: Path, output: Path, sha256: str | None) -> None:
-        self._entries[str(output)] = {
-            "stage": made_by,
-            "input": _sha256(source),
-            "output": sha256,
-        }
+        entry = {"stage": made_by, "input": self._sha256(source), "output": sha256}
+        if self._entries.get(str(output)) == entry:
+            return
+        self._entries[str(output)] = entry
         with tables.replacing(self._path) as file:
-            file.write(json.dumps(self._entries, indent=1).encode())
+            file.write(json.dumps({**self._entries, "sums": self._sums}, indent=1).encode())
+
+    def _sha256(self, path: Path) -> str:
+        """Of a table, which is read only if it is not the file that it was."""
+        if not path.is_file():
+            return ""
+        stamp = list(tables.stamp(path.stat()))
+        known = self._sums.get(str(path))
+        if known is not None and known[0] == stamp:
+            return known[1]
+        with open(path, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        self._sums[str(path)] = stamp, found
+        return found
 
 
 def _described(stage: Stage, models: Path) -> str:
     made_by = [provenance(scorer, models) for scorer in stage.scorers]
     return json.dumps([stage.name, dict(stage.parameters), made_by], default=str, sort_keys=True)
-
-
-def _sha256(path: Path) -> str:
-    if not path.is_file():
-        return ""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _aside(output: Path) -> Path:
@@ -142,19 +149,24 @@ def carry_out(wanted: Plan, *, whole: bool) -> Status:
 
 def _run_stages(wanted: Plan, record: Record, done: list[dict[str, Any]], status: Status) -> None:
     """Run one stage after another, up to one that fails."""
-    stages = iter(zip(wanted.stages, wanted.inputs, wanted.outputs, strict=True))
+    places = iter(zip(wanted.stages, wanted.inputs, wanted.outputs, strict=True))
     for group in groups(wanted.stages):
-        for place, (stage, source, output) in enumerate(itertools.islice(stages, len(group))):
-            if wanted.options.share_pass:
-                ahead = group if place == 0 else []
+        ahead = list(itertools.islice(places, len(group)))
+        facts = [_nothing_to_do(*place, record, wanted) for place in ahead]
+        for number, (stage, source, output) in enumerate(ahead):
+            if all(facts):
+                pass
+            elif wanted.options.share_pass:
+                done += score_ahead(group if number == 0 else [], source, wanted)
             else:
-                ahead = [stage]
-            done += score_ahead(ahead, source, wanted)
+                done += score_ahead([stage], source, wanted)
             try:
-                done.append(_run_stage(stage, source, output, record, wanted))
+                done.append(
+                    _run_stage(stage, source, output, record, wanted, facts[number] if all(facts) else None)
+                )
             except (ClipsheetError, Stopped) as error:
                 failed = Status(stage.name, output, exit_code=error.exit_code, message=str(error))
-                done.append(_entry(stage, source, failed, wanted, (None, None), (None, None)))
+                done.append(_entry(stage, source, failed, wanted))
                 raise
             _write_run_json(wanted, done)
             status.rows_in = status.rows_in or done[-1]["rows_in"]
@@ -164,9 +176,24 @@ def _run_stages(wanted: Plan, record: Record, done: list[dict[str, Any]], status
                 return
 
 
+def _nothing_to_do(
+    stage: Stage, source: Path, output: Path, record: Record, wanted: Plan
+) -> dict[str, Any] | None:
+    """What is to be said of a stage whose table would come out as it is; None where it is to be run."""
+    receipt = stage.receipt(source, output, _run_options(wanted))
+    made_by = _described(stage, wanted.options.models)
+    return receipt.recall() if receipt is not None and record.is_current(made_by, source, output) else None
+
+
+def _run_options(wanted: Plan) -> RunOptions:
+    return RunOptions(**{f: getattr(wanted.options, f) for f in RunOptions.__dataclass_fields__})
+
+
 def _write_final(last: Path, final: Path, record: Record) -> None:
     """The last table under the name that it always has, unless a user edited it since."""
     made_by = "the last table"
+    if record.is_current(made_by, last, final):
+        return
     if record.is_edited(made_by, last, final):
         log.info("%s was edited by hand and is kept; delete it to have it made anew", final)
         return
@@ -175,34 +202,38 @@ def _write_final(last: Path, final: Path, record: Record) -> None:
     record.done(made_by, last, final)
 
 
-def _run_stage(stage: Stage, source: Path, output: Path, record: Record, wanted: Plan) -> dict[str, Any]:
-    before: Measure = _rows_and_hours(source) if source.is_file() else (0, None)
+def _run_stage(
+    stage: Stage, source: Path, output: Path, record: Record, wanted: Plan, facts: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Run a stage, or repeat what was said of it where there is nothing to do."""
+    options = _run_options(wanted)
     made_by = _described(stage, wanted.options.models)
-    if record.is_edited(made_by, source, output):
+    if facts is not None:
+        status = stage.repeated(output, facts, options)
+        log.info("%s", status.line())
+    elif record.is_edited(made_by, source, output):
         log.info("%s: %s was edited by hand and is kept; delete it to have it made anew", stage.name, output)
         status = Status(stage.name, output, message="edited by hand: kept")
-        status.rows_in = before[0] or 0
+        status.rows_in, status.hours_in = _rows_and_hours(source)
+        status.rows_out, status.hours_out = _rows_and_hours(output)
     else:
         record.begin(made_by, source, output)
-        options = RunOptions(**{f: getattr(wanted.options, f) for f in RunOptions.__dataclass_fields__})
         status = stage.run(source, output, options)
         log.info("%s", status.line())
         record.done(made_by, source, output)
-    return _entry(stage, source, status, wanted, before, _rows_and_hours(output))
+    return _entry(stage, source, status, wanted)
 
 
-def _entry(
-    stage: Stage, source: Path, status: Status, wanted: Plan, before: Measure, after: Measure
-) -> dict[str, Any]:
+def _entry(stage: Stage, source: Path, status: Status, wanted: Plan) -> dict[str, Any]:
     """What run.json says of a stage."""
     return {
         "stage": stage.name,
         "input": str(source) if source.name else wanted.paths.video,
         "output": str(status.output),
         "rows_in": status.rows_in,
-        "rows_out": after[0],
-        "hours_in": before[1],
-        "hours_out": after[1],
+        "rows_out": None if status.exit_code and not status.rows_out else status.rows_out,
+        "hours_in": status.hours_in,
+        "hours_out": status.hours_out,
         "failed_rows": status.failed_rows,
         "failed": status.failed,
         "dropped": status.dropped,
@@ -222,10 +253,10 @@ def score_ahead(group: Sequence[Stage], source: Path, wanted: Plan) -> list[dict
     Returns:
         What run.json says of it; nothing where the stage does as well by itself.
     """
-    if not source.is_file():
-        return []
     began = time.monotonic()
-    columns = set(tables.read(source, ()).columns)
+    if not source.is_file() or not group:
+        return []
+    columns = set(tables.header(source))
     scorers = [s for stage in group for s in stage.scorers if set(s.reads) <= columns]
     processes = _processes(group, wanted)
     if not scorers or (len(scorers) == 1 and processes == 1):
@@ -280,15 +311,8 @@ def _processes(group: Sequence[Stage], wanted: Plan) -> int:
 
 def _rows_and_hours(table: Path) -> tuple[int, float | None]:
     """Rows of a table, and their length where it is known."""
-    frame = tables.read(table, ())
-    if "duration" in frame.columns:
-        seconds, _ = tables.numbers(frame, "duration")
-        if not np.isnan(seconds).all():
-            return len(frame), round(float(np.nansum(seconds)) / 3600, 6)
-    if {"clip_start", "clip_end"} <= set(frame.columns):
-        start, end = tables.numbers(frame, "clip_start")[0], tables.numbers(frame, "clip_end")[0]
-        return len(frame), round(float(np.nansum(end - start)) / 3600, 6)
-    return len(frame), None
+    frame = tables.read(table, ()) if table.is_file() else None
+    return (0, None) if frame is None else (len(frame), tables.hours(frame))
 
 
 def _write_run_json(wanted: Plan, done: list[dict[str, Any]]) -> None:

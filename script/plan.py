@@ -152,7 +152,7 @@ def _tables(stages: Sequence[Stage], given: Mapping[str, Any], paths: Paths) -> 
 
 def _check_columns(stages: Sequence[Stage], first: Path) -> None:
     """Refuse a stage that reads a column which neither the input has nor a stage before it writes."""
-    columns = set(tables.read(first, ()).columns) if first.is_file() else set()
+    columns = set(tables.header(first)) if first.is_file() else set()
     known = first.is_file() or stages[0].starts
     for stage in stages:
         for column in stage.reads:

@@ -11,13 +11,13 @@ from typing import Any
 from captioning.captioner import Captioner, caption
 from clipsheet import tables
 from clipsheet.config import build, check_keys, option
-from clipsheet.engine.run import run_scorers
-from clipsheet.engine.steps import run_step
+from clipsheet.engine import ranks, run, steps
 from clipsheet.errors import ConfigError
 from clipsheet.options import RunOptions
 from clipsheet.outcome import Status
 from clipsheet.scorer import Scorer, parameters
 from clipsheet.step import Step
+from clipsheet.store.receipts import Receipt
 from pipeline.datasets.datautil import Datautil
 from pipeline.datasets.verbs import Verbs
 
@@ -104,15 +104,33 @@ class Stage:
             return self.fixed_output
         return folder / tables.output_path(source, self.suffix or self.does.suffix).name
 
+    def receipt(self, source: Path, output: Path, options: RunOptions) -> Receipt | None:
+        """What its table would be made of; None where only running it can tell whether there is something to do."""
+        if self.starts or not source.is_file():
+            return None
+        how = self._options(output, options)
+        if isinstance(self.does, Step):
+            return steps.receipt_of([source], self.does, how, output)
+        return run.receipt_of([source], [self.does], how, output)
+
+    def repeated(self, output: Path, facts: Mapping[str, Any], options: RunOptions) -> Status:
+        """What is said of it when its table would come out as it is."""
+        allowed = steps.max_failed(self.does, options) if isinstance(self.does, Step) else options.max_failed
+        tool = self.does.name if isinstance(self.does, Step) else self.does.suffix
+        return ranks.repeated(Status(tool, output), facts, allowed)
+
+    def _options(self, output: Path, options: RunOptions) -> RunOptions:
+        return dataclasses.replace(options, output=str(output), **self.how)
+
     def run(self, source: Path, output: Path, options: RunOptions) -> Status:
         """Carry it out."""
-        options = dataclasses.replace(options, output=str(output), **self.how)
+        options = self._options(output, options)
         inputs = [] if self.starts else [str(source)]
         if isinstance(self.does, Step):
-            return run_step(inputs, self.does, options)
+            return steps.run_step(inputs, self.does, options)
         if isinstance(self.does, Captioner):
             return caption(inputs, [self.does], options)
-        return run_scorers(inputs, [self.does], options)
+        return run.run_scorers(inputs, [self.does], options)
 
 
 Maker = Callable[[str, Given, Paths, str], Stage]

@@ -434,7 +434,7 @@ def test_a_url_needs_a_folder_to_copy_to(tmp_path: Path) -> None:
 
 def test_a_folder_needs_no_download(root: Path) -> None:
     with pytest.raises(CallError, match="--download copies the files of a URL"):
-        listed(root, download="copy")
+        run_step([], Convert(str(root), download="copy"), RunOptions(output=str(root.parent / "meta.csv")))
 
 
 def test_the_files_of_a_url_are_copied_and_listed(root: Path) -> None:

@@ -320,9 +320,10 @@ def test_a_file_that_changes_meanwhile_is_told_and_done_by_the_next_run(
     table = write_table(tmp_path / "meta.csv", [{"path": str(path)} for path in copies])
     compute = run.compute
 
-    def disturbed(*arguments: Any) -> None:
-        compute(*arguments)
+    def disturbed(*arguments: Any) -> Any:
+        done = compute(*arguments)
         os.utime(copies[0], (1, 1))
+        return done
 
     with monkeypatch.context() as patch:
         patch.setattr(run, "compute", disturbed)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from clipsheet import tables
 from clipsheet.engine import files, run
 from clipsheet.engine.join import join
 from clipsheet.engine.ranks import Share
@@ -15,6 +16,7 @@ from clipsheet.scorer import Scorer
 from clipsheet.step import Measured
 from clipsheet.store.cells import Cells, Verdicts
 from clipsheet.store.folder import Store
+from clipsheet.store.keys import file_mark
 from clipsheet.store.rows import Rows
 from clipsheet.target import Maker, Target, Written
 
@@ -26,6 +28,7 @@ class WorkDesk:
     Attributes:
         share: what this process does; where it computes nothing, what lacks is only counted.
         pending: rows and files that have no verdict.
+        files: the marks of those that map_files() made or found, and of what they are made from.
     """
 
     name: str
@@ -33,6 +36,7 @@ class WorkDesk:
     options: RunOptions
     share: Share
     pending: int = 0
+    files: dict[str, str] = field(default_factory=dict)
     _used: list[Cells] = field(default_factory=list)
 
     @property
@@ -70,9 +74,15 @@ class WorkDesk:
         work = files.Work(kind or self.name, make, tuple(results), cells, self.options, self.share)
         made = files.map_files(rows, jobs, work)
         self.pending += sum(one is None for one in made)
+        paths, marks = tables.text(rows.frame, "path"), rows.marks()
+        for (row, target), one in zip(jobs, made, strict=True):
+            self.files[paths.iat[row]] = marks[row]
+            if hasattr(one, "mtime_ns"):
+                self.files[target.target] = file_mark(one.size, one.mtime_ns)
         return made
 
-    def tidy(self) -> None:
-        """Put the verdicts of ended processes together."""
+    def tidied(self) -> list[Cells]:
+        """The verdicts that were used, those of ended processes put together."""
         for cells in self._used:
             cells.compact()
+        return self._used

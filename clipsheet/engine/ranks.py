@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from clipsheet import tables
 from clipsheet.engine import launch
-from clipsheet.errors import Incomplete
+from clipsheet.errors import TRANSIENT, Incomplete
 from clipsheet.options import RankOptions
-from clipsheet.outcome import Status, recording
+from clipsheet.outcome import FACTS, Status, recording
 from clipsheet.store.locks import FOLDER, working_on
 
 
@@ -74,6 +74,21 @@ def carry_through(
         part = _make(status, finish, None)
     turnout.remove()
     return part
+
+
+def repeated(status: Status, facts: Mapping[str, Any], max_failed: float) -> Status:
+    """The status of a table that would come out as it is: as it was when the table was made."""
+    with recording(status):
+        for name in FACTS:
+            setattr(status, name, facts[name])
+        status.judge(max_failed)
+    return status
+
+
+def is_lasting(status: Status) -> bool:
+    """Whether another run would count the same: all rows have a verdict, and none is to be tried again."""
+    codes = {failure.rpartition(": ")[2] for failure in status.failed}
+    return not status.pending and not codes & TRANSIENT
 
 
 def _make(status: Status, finish: Callable[[Status], None], compute: Callable[[], None] | None) -> Status:

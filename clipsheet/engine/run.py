@@ -16,7 +16,7 @@ from clipsheet.engine import launch
 from clipsheet.engine.batches import Pass
 from clipsheet.engine.join import join, with_earlier_kept
 from clipsheet.engine.pool import Pool
-from clipsheet.engine.ranks import Share, carry_through
+from clipsheet.engine.ranks import Share, carry_through, is_lasting, repeated
 from clipsheet.engine.sample import SampleJob, Task
 from clipsheet.engine.todo import Embedding, Work, plan
 from clipsheet.engine.watchdog import Watchdog
@@ -26,6 +26,7 @@ from clipsheet.options import GIB, RankOptions, RunOptions
 from clipsheet.outcome import Status
 from clipsheet.scorer import Scorer, all_columns, missing
 from clipsheet.store.folder import Store
+from clipsheet.store.receipts import Receipt, files_of
 from clipsheet.store.rows import Rows
 
 MOST_THREADS = 4  # that decode one file: each takes memory
@@ -139,9 +140,26 @@ def run_scorers(
     for scorer in scorers:
         if what := missing(scorer, options.models):
             raise CallError(f"{scorer.name}: " + "; ".join(what))
+    receipt = receipt_of(paths, scorers, options, output)
+    if receipt is not None and share.joins == "always" and (facts := receipt.recall()):
+        return repeated(Status(suffix, output), facts, options.max_failed)
     run = _Run(paths, scorers, options, Store(output.parent, options.reader, options.models), suffix)
     status = Status(suffix, output, rows_in=len(run.rows))
-    return carry_through(status, share, lambda: run.compute(share.rank), run.finish)
+    ended = carry_through(status, share, lambda: run.compute(share.rank), run.finish)
+    if receipt is not None and share == Share() and is_lasting(ended):
+        run.keep(receipt, ended)
+    return ended
+
+
+def receipt_of(
+    paths: Sequence[Path], scorers: Sequence[Scorer], options: RunOptions, output: Path
+) -> Receipt | None:
+    """What a scored table would be made of; None where only a run can tell whether there is something to do."""
+    if options.retry_failed or not all(scorer.columns for scorer in scorers):
+        return None
+    store = Store(output.parent, options.reader, options.models)
+    how = f"keep_as={options.keep_as!r} skip_if_existing={options.skip_if_existing}"
+    return Receipt("\n".join([how, *(store.cells(scorer).meaning for scorer in scorers)]), paths, output)
 
 
 class _Run:
@@ -172,6 +190,7 @@ class _Run:
         if changed:
             self.rows = self._read()
         joined = join(self.rows, self._scorers, self._options, self._store)
+        status.hours_in = status.hours_out = tables.hours(joined.frame)
         tables.write(joined.frame, status.output)
         tables.write_sidecar(joined.failed, status.output, "failed")
         status.rows_in = status.rows_out = len(joined.frame)
@@ -182,3 +201,9 @@ class _Run:
             status.message = f"{self._paths[0]} changed meanwhile; {status.message}"
         for scorer in self._scorers:
             self._store.cells(scorer).compact()
+
+    def keep(self, receipt: Receipt, status: Status) -> None:
+        """Remember what the table was made of."""
+        looked = any("path" in scorer.reads for scorer in self._scorers)
+        files = files_of(tables.text(self.rows.frame, "path"), self.rows.marks()) if looked else {}
+        receipt.keep(status.facts, files, [self._store.cells(s) for s in self._scorers], self._stamps)

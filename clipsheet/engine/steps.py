@@ -12,10 +12,13 @@ import pandas as pd
 from clipsheet import tables
 from clipsheet.engine import run
 from clipsheet.engine.desk import WorkDesk
-from clipsheet.engine.ranks import Share, carry_through
+from clipsheet.engine.ranks import Share, carry_through, is_lasting, repeated
+from clipsheet.media import VERSION
 from clipsheet.options import RankOptions, RunOptions
 from clipsheet.outcome import Status
 from clipsheet.step import Outcome, Step
+from clipsheet.store.cells import Cells
+from clipsheet.store.receipts import Receipt, files_of
 from clipsheet.store.rows import Rows
 
 log = logging.getLogger(__name__)
@@ -42,53 +45,86 @@ def run_step(
     step.check()
     paths = tables.expand(inputs)
     options = options or RunOptions()
-    job = _Run(step, options, share, step.output(paths, options.output))
-    for place in dict.fromkeys([job.output, *step.outputs(job.output, job.options.output)]):
+    output = step.output(paths, options.output)
+    others = step.outputs(output, options.output)
+    for place in dict.fromkeys([output, *others]):
         tables.check_output([*paths, *step.compared], place)
-    job.rows = Rows(tables.read(paths, step.reads) if paths else pd.DataFrame())
-    status = Status(step.name, job.output, rows_in=len(job.rows))
-    return carry_through(status, share, job.compute, job.finish)
+    receipt = receipt_of(paths, step, options, output)
+    if receipt is not None and share.joins == "always" and (facts := receipt.recall()):
+        return repeated(Status(step.name, output), facts, max_failed(step, options))
+    job = _Run(step, options, share, output, paths)
+    status = Status(step.name, output, rows_in=len(job.rows))
+    ended = carry_through(status, share, job.compute, job.finish)
+    if receipt is not None and share == Share() and is_lasting(ended):
+        job.keep(receipt, ended)
+    return ended
+
+
+def receipt_of(paths: Sequence[Path], step: Step, options: RunOptions, output: Path) -> Receipt | None:
+    """What a step's table would be made of; None where only a run can tell whether there is something to do."""
+    if options.retry_failed or step.starts or not step.repeatable:
+        return None
+    reader = f"frames v{VERSION} read by {options.reader}" if step.looks_at_files else ""
+    made_by = f"{step.name} v{step.version} {step!r} {reader}"
+    return Receipt(made_by, [*paths, *step.compared], output, step.outputs(output, options.output))
+
+
+def max_failed(step: Step, options: RunOptions) -> float:
+    """The share of rows that may fail."""
+    return 1.0 if step.forgives else options.max_failed
 
 
 class _Run:
     """A table on its way through a step."""
 
-    def __init__(self, step: Step, options: RunOptions, share: Share, output: Path) -> None:
-        self._step, self.options, self._share = step, options, share
-        self.output = output
-        self.rows = Rows(pd.DataFrame())
+    def __init__(
+        self, step: Step, options: RunOptions, share: Share, output: Path, paths: Sequence[Path]
+    ) -> None:
+        self._step, self._options, self._share, self._output = step, options, share, output
+        self._stamps = [tables.stamp(path.stat()) for path in (*paths, *step.compared)]
+        self.rows = Rows(tables.read(paths, step.reads) if paths else pd.DataFrame())
+        self._files: dict[str, str] = {}
+        self._verdicts: list[Cells] = []
 
     def compute(self) -> None:
         """What ranks share of a step: scores and files. One process makes them where the step asks for them."""
         if self._share.joins == "always":
             return
-        desk = WorkDesk(self._step.name, self.output, self.options, self._share)
+        desk = WorkDesk(self._step.name, self._output, self._options, self._share)
         for scorer in self._step.scorers:
-            run.compute(self.rows, [scorer], self.options, desk.store, self._share.rank, self._step.name)
+            run.compute(self.rows, [scorer], self._options, desk.store, self._share.rank, self._step.name)
         if self._step.writes_files:
             self._step.carry_out(self.rows, desk)
 
     def finish(self, status: Status) -> None:
         """Write what the step makes of the whole table, and count."""
         alone = Share(computes=self._share.computes and self._share.joins == "always")
-        desk = WorkDesk(self._step.name, self.output, self.options, alone)
+        desk = WorkDesk(self._step.name, self._output, self._options, alone)
+        status.hours_in = tables.hours(self.rows.frame)
         made = self._step.carry_out(self.rows, desk)
-        tables.write_parts(made.kept, self._step.outputs(self.output, self.options.output))
+        tables.write_parts(made.kept, self._step.outputs(self._output, self._options.output))
         none = made.kept.iloc[:0]
-        tables.write_sidecar(none if made.dropped is None else made.dropped, self.output, "dropped")
-        tables.write_sidecar(none if made.failed is None else made.failed, self.output, "failed")
-        desk.tidy()
+        tables.write_sidecar(none if made.dropped is None else made.dropped, self._output, "dropped")
+        tables.write_sidecar(none if made.failed is None else made.failed, self._output, "failed")
+        self._verdicts, self._files = desk.tidied(), desk.files
         _count(made, status)
         if self._step.starts:
             status.rows_in = status.rows_out + status.failed_rows
         status.pending = desk.pending
-        status.judge(1.0 if self._step.forgives else self.options.max_failed)
+        status.judge(max_failed(self._step, self._options))
         for note in made.notes:
             log.warning("%s", note)
 
+    def keep(self, receipt: Receipt, status: Status) -> None:
+        """Remember what the table was made of."""
+        files = dict(self._files)
+        if self._step.looks_at_files:
+            files |= files_of(tables.text(self.rows.frame, "path"), self.rows.marks())
+        receipt.keep(status.facts, files, self._verdicts, self._stamps)
+
 
 def _count(made: Outcome, status: Status) -> None:
-    status.rows_out = len(made.kept)
+    status.rows_out, status.hours_out = len(made.kept), tables.hours(made.kept)
     status.scored = len(made.kept) if made.done is None else made.done
     status.dropped = dict(made.dropped_for)
     if made.failed is not None and len(made.failed):

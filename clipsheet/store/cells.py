@@ -126,6 +126,10 @@ class Cells:
             for path in ended:
                 path.unlink()
 
+    def files(self) -> list[Path]:
+        """Where the verdicts are at this moment."""
+        return sorted([*self._journals(), *self.folder.glob("cells.parquet")])
+
     def _schema(self) -> pa.Schema:
         text = [pa.field(name, pa.large_string()) for name in self.columns]
         extra = [pa.field(n, pa.int64() if n == "_tries" else pa.large_string()) for n in _EXTRA]

@@ -65,4 +65,9 @@ def _file_mark(path: str) -> str:
         status = os.stat(path)
     except (OSError, ValueError):
         return "-"
-    return f"{status.st_size} {status.st_mtime_ns}"
+    return file_mark(status.st_size, status.st_mtime_ns)
+
+
+def file_mark(size: int, mtime_ns: int) -> str:
+    """What tells a file from what stood there before."""
+    return f"{size} {mtime_ns}"

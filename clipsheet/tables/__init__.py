@@ -18,8 +18,9 @@ from clipsheet.tables.cells import (
     text_column,
 )
 from clipsheet.tables.csv import release_memory, stamp
+from clipsheet.tables.hours import hours
 from clipsheet.tables.names import check_ending, check_names, check_output, digest, output_path, sidecar
-from clipsheet.tables.read import concatenate, expand, read, require
+from clipsheet.tables.read import concatenate, expand, header, read, require
 from clipsheet.tables.write import replacing, write, write_parts, write_sidecar
 
 __all__ = [
@@ -33,6 +34,8 @@ __all__ = [
     "digest",
     "expand",
     "format_errors",
+    "header",
+    "hours",
     "number_text",
     "numbers",
     "output_path",

@@ -50,6 +50,24 @@ def read_csv(path: Path) -> pd.DataFrame:
         raise MetaError(f"{path}: cannot be read: {error.strerror}") from error
 
 
+def read_header(path: Path) -> list[str]:
+    """The names of the columns of a CSV file.
+
+    Raises:
+        MetaError: as read_csv() does, as far as that can be known from the beginning of the file.
+    """
+    try:
+        with open(path, "rb", buffering=0) as file:
+            next((block for block in _checked_blocks(file, path) if block.strip()), None)
+            return _header(file, path)
+    except FileNotFoundError:
+        raise MetaError(f"{path}: no such table") from None
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path) from error
+    except OSError as error:
+        raise MetaError(f"{path}: cannot be read: {error.strerror}") from error
+
+
 def _read_csv(file: IO[bytes], path: Path) -> pa.Table:
     before = stamp(os.fstat(file.fileno()))
     next((block for block in _checked_blocks(file, path) if block.strip()), None)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from clipsheet.errors import MetaError, one_line
 from clipsheet.tables.cells import TEXT, text
-from clipsheet.tables.csv import read_csv
+from clipsheet.tables.csv import read_csv, read_header
 from clipsheet.tables.names import check_ending, check_names
 
 
@@ -55,6 +55,22 @@ def read(tables: Path | Sequence[str | os.PathLike[str]], needs: Iterable[str] =
         for column in needs:
             require(frame, column, path)
     return frames[0] if len(frames) == 1 else concatenate(frames)
+
+
+def header(path: Path) -> list[str]:
+    """The columns of a table file, of which no more is read than their names.
+
+    Raises:
+        MetaError: no such file, or not a table.
+    """
+    if path.suffix != ".parquet":
+        return read_header(path)
+    try:
+        return list(pq.read_schema(path).names)
+    except FileNotFoundError:
+        raise MetaError(f"{path}: no such table") from None
+    except (pa.ArrowException, OSError) as error:
+        raise MetaError(f"{path}: not a Parquet table: {one_line(str(error))}") from error
 
 
 def require(frame: pd.DataFrame, column: str, path: Path | str) -> None:

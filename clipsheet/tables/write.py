@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import filecmp
 import glob
 import os
 import secrets
@@ -45,7 +46,7 @@ def write_parts(frame: pd.DataFrame, paths: Sequence[Path]) -> None:
     table = _typed(frame) if paths[0].suffix == ".parquet" else None
     start = 0
     for path, rows in zip(paths, np.array_split(np.arange(len(frame)), len(paths)), strict=True):
-        with replacing(path) as file:
+        with replacing(path, keep_same=True) as file:
             if table is not None:
                 pq.write_table(table.slice(start, len(rows)), file)
             else:
@@ -64,10 +65,13 @@ def write_sidecar(frame: pd.DataFrame, output: Path, kind: str) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
+def replacing(path: Path, *, keep_same: bool = False) -> Iterator[IO[bytes]]:
     """A file to write, which takes the place of `path` when it is complete and on the disk.
 
     A link is followed and its target replaced; the mode of a replaced file is kept.
+
+    Args:
+        keep_same: leave what stands there alone if it has the same bytes, so that its time says when it changed.
 
     Raises:
         StorageError: as for write().
@@ -87,6 +91,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             with open(partial, "xb") as file:
                 yield file
                 file.flush()
+                if keep_same and target.exists() and filecmp.cmp(partial, target, shallow=False):
+                    return
                 os.fsync(file.fileno())
             if target.exists():
                 os.chmod(partial, stat.S_IMODE(target.stat().st_mode))

@@ -44,6 +44,10 @@ class Captions(VerbGroup):
     clean_caption: bool = option(False, "lower case, without markup, URLs, file names, CJK and special signs")
     update_text: str | None = option(None, "take `text` from this table, by path")
 
+    @property
+    def repeatable(self) -> bool:
+        return not self.load_caption  # whose files are others than those of the rows
+
     def carry_out(self, rows: Rows, desk: Desk) -> Outcome:
         sieve, failed, counted = Sieve(rows.frame.copy()), None, 0
         if self.load_caption:
@@ -163,6 +167,10 @@ class CaptionsLeft(VerbGroup):
     @property
     def rowwise(self) -> bool:
         return not self.remove_text_duplication
+
+    @property
+    def repeatable(self) -> bool:
+        return not self.count_num_token  # by a tokenizer that may be another by then
 
     def carry_out(self, rows: Rows, desk: Desk) -> Outcome:
         sieve = Sieve(rows.frame.copy())

@@ -50,6 +50,14 @@ class Datautil(Step):
         return self.verbs.shard is None and all(group.rowwise for group in groups_of(self.verbs))
 
     @property
+    def looks_at_files(self) -> bool:
+        return any(group.looks_at_files for group in groups_of(self.verbs))
+
+    @property
+    def repeatable(self) -> bool:
+        return all(group.repeatable for group in groups_of(self.verbs))
+
+    @property
     def needs(self) -> tuple[str, ...]:
         groups = groups_of(self.verbs)
         made = {"filesize", *(column.name for group in groups for s in group.scorers for column in s.columns)}

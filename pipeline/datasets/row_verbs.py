@@ -47,6 +47,10 @@ class VerbGroup(Step):
     def rowwise(self) -> bool:
         return True
 
+    @property
+    def looks_at_files(self) -> bool:
+        return False
+
 
 def is_asked(value: object) -> bool:
     """Whether the value of a verb asks for something; 0 does."""
@@ -104,6 +108,10 @@ class Measure(VerbGroup):
     def scorers(self) -> tuple[Scorer, ...]:
         return (Info(),)
 
+    @property
+    def looks_at_files(self) -> bool:
+        return True
+
     def carry_out(self, rows: Rows, desk: Desk) -> Outcome:
         measured = desk.measure(rows, Info())
         return Outcome(measured.frame, failed=measured.failed)
@@ -126,6 +134,10 @@ class Paths(VerbGroup):
     @property
     def rowwise(self) -> bool:
         return not self.remove_path_duplication
+
+    @property
+    def looks_at_files(self) -> bool:
+        return True
 
     def carry_out(self, rows: Rows, desk: Desk) -> Outcome:
         sieve = Sieve(rows.frame)
@@ -171,6 +183,10 @@ class Sizes(VerbGroup):
     filesize: bool = option(False, f"add `{FILESIZE.name}` in {FILESIZE.unit}")
     fsmin: float | None = None
     fsmax: float | None = None
+
+    @property
+    def looks_at_files(self) -> bool:
+        return True
 
     def carry_out(self, rows: Rows, desk: Desk) -> Outcome:
         cells = [_mebibytes(p) for p in tables.text(rows.frame, "path")]
