@@ -138,7 +138,9 @@ class Status:
 
 
 def status_path(output: Path) -> Path:
-    """The status file of a table."""
+    """The status file of a table, or of a part of one."""
+    if tables.is_part(output):
+        return output.parent / FOLDER / "status" / f"{output.stem}.json"
     return output.with_name(f"{output.stem}_status.json")
 
 

@@ -15,7 +15,7 @@ from clipsheet.options import RunOptions
 from clipsheet.scorer import Scorer
 from clipsheet.step import Measured
 from clipsheet.store.cells import Cells, Verdicts
-from clipsheet.store.folder import Store
+from clipsheet.store.folder import Store, store_of
 from clipsheet.store.keys import file_mark
 from clipsheet.store.rows import Rows
 from clipsheet.target import Maker, Target, Written
@@ -42,7 +42,7 @@ class WorkDesk:
     @property
     def store(self) -> Store:
         """The folder `.clipsheet` beside the output."""
-        return Store(self.output.parent, self.options.reader, self.options.models)
+        return Store(store_of(self.output), self.options.reader, self.options.models)
 
     def score(self, rows: Rows, scorer: Scorer) -> Verdicts:
         if self.share.computes:

@@ -15,6 +15,7 @@ from clipsheet import tables
 from clipsheet.engine import launch
 from clipsheet.engine.batches import Pass
 from clipsheet.engine.join import join, with_earlier_kept
+from clipsheet.engine.parts import goes_by_parts, over_parts
 from clipsheet.engine.pool import Pool
 from clipsheet.engine.ranks import Share, carry_through, is_lasting, repeated
 from clipsheet.engine.sample import SampleJob, Task
@@ -25,7 +26,7 @@ from clipsheet.log import Progress
 from clipsheet.options import GIB, RankOptions, RunOptions
 from clipsheet.outcome import Status
 from clipsheet.scorer import Scorer, all_columns, missing
-from clipsheet.store.folder import Store
+from clipsheet.store.folder import Store, store_of
 from clipsheet.store.receipts import Receipt, files_of
 from clipsheet.store.rows import Rows
 
@@ -140,10 +141,12 @@ def run_scorers(
     for scorer in scorers:
         if what := missing(scorer, options.models):
             raise CallError(f"{scorer.name}: " + "; ".join(what))
+    if goes_by_parts(paths, output):
+        return over_parts(paths[0], Status(suffix, output), share, _ScorersOnPart(scorers, options, suffix))
     receipt = receipt_of(paths, scorers, options, output)
     if receipt is not None and share.joins == "always" and (facts := receipt.recall()):
         return repeated(Status(suffix, output), facts, options.max_failed)
-    run = _Run(paths, scorers, options, Store(output.parent, options.reader, options.models), suffix)
+    run = _Run(paths, scorers, options, Store(store_of(output), options.reader, options.models), suffix)
     status = Status(suffix, output, rows_in=len(run.rows))
     ended = carry_through(status, share, lambda: run.compute(share.rank), run.finish)
     if receipt is not None and share == Share() and is_lasting(ended):
@@ -157,9 +160,25 @@ def receipt_of(
     """What a scored table would be made of; None where only a run can tell whether there is something to do."""
     if options.retry_failed or not all(scorer.columns for scorer in scorers):
         return None
-    store = Store(output.parent, options.reader, options.models)
+    store = Store(store_of(output), options.reader, options.models)
     how = f"keep_as={options.keep_as!r} skip_if_existing={options.skip_if_existing}"
     return Receipt("\n".join([how, *(store.cells(scorer).meaning for scorer in scorers)]), paths, output)
+
+
+@dataclasses.dataclass(frozen=True)
+class _ScorersOnPart:
+    """run_scorers() on a part of a table."""
+
+    scorers: Sequence[Scorer]
+    options: RunOptions
+    suffix: str
+
+    def __call__(self, part: Path, output: Path, share: Share) -> Status:
+        options = dataclasses.replace(self.options, output=os.fspath(output))
+        return run_scorers([os.fspath(part)], self.scorers, options, self.suffix, share=share)
+
+    def judge(self, status: Status) -> None:
+        status.judge(self.options.max_failed)
 
 
 class _Run:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +15,7 @@ import pandas as pd
 from clipsheet import tables
 from clipsheet.engine import run
 from clipsheet.engine.desk import WorkDesk
+from clipsheet.engine.parts import goes_by_parts, over_parts
 from clipsheet.engine.ranks import Share, carry_through, is_lasting, repeated
 from clipsheet.media import VERSION
 from clipsheet.options import RankOptions, RunOptions
@@ -49,6 +53,8 @@ def run_step(
     others = step.outputs(output, options.output)
     for place in dict.fromkeys([output, *others]):
         tables.check_output([*paths, *step.compared], place)
+    if goes_by_parts(paths, output) and step.rowwise:
+        return over_parts(paths[0], Status(step.name, output), share, _StepOnPart(step, options))
     receipt = receipt_of(paths, step, options, output)
     if receipt is not None and share.joins == "always" and (facts := receipt.recall()):
         return repeated(Status(step.name, output), facts, max_failed(step, options))
@@ -72,6 +78,21 @@ def receipt_of(paths: Sequence[Path], step: Step, options: RunOptions, output: P
 def max_failed(step: Step, options: RunOptions) -> float:
     """The share of rows that may fail."""
     return 1.0 if step.forgives else options.max_failed
+
+
+@dataclass(frozen=True)
+class _StepOnPart:
+    """run_step() on a part of a table."""
+
+    step: Step
+    options: RunOptions
+
+    def __call__(self, part: Path, output: Path, share: Share) -> Status:
+        options = dataclasses.replace(self.options, output=os.fspath(output))
+        return run_step([os.fspath(part)], self.step, options, share)
+
+    def judge(self, status: Status) -> None:
+        status.judge(max_failed(self.step, self.options))
 
 
 class _Run:

@@ -6,11 +6,19 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from clipsheet import tables
 from clipsheet.media import READERS, VERSION
 from clipsheet.scorer import MODELS, Feature, Scorer, provenance
 from clipsheet.store.cells import Cells
 from clipsheet.store.locks import FOLDER
 from clipsheet.store.vectors import VectorFolder
+
+
+def store_of(output: Path) -> Path:
+    """The folder in which the store of a table lies: the one it is in; each part of a table has its own beside it."""
+    if tables.is_part(output):
+        return output.parent.parent / FOLDER / "parts" / output.stem
+    return output.parent
 
 
 class Store:

@@ -20,6 +20,7 @@ from clipsheet.tables.cells import (
 from clipsheet.tables.csv import release_memory, stamp
 from clipsheet.tables.hours import hours
 from clipsheet.tables.names import check_ending, check_names, check_output, digest, output_path, sidecar
+from clipsheet.tables.parts import is_folder, is_part, parts
 from clipsheet.tables.read import concatenate, expand, header, read, require
 from clipsheet.tables.write import replacing, write, write_parts, write_sidecar
 
@@ -36,10 +37,13 @@ __all__ = [
     "format_errors",
     "header",
     "hours",
+    "is_folder",
+    "is_part",
     "number_text",
     "numbers",
     "output_path",
     "parse_errors",
+    "parts",
     "read",
     "release_memory",
     "replacing",

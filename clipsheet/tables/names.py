@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clipsheet.errors import MetaError
+from clipsheet.tables.parts import is_part
 
 EXTENSIONS = (".csv", ".parquet")
 SIDECARS = ("failed", "dropped")
@@ -85,5 +86,10 @@ def _short(stem: str) -> str:
 
 
 def sidecar(output: Path, kind: str) -> Path:
-    """The table beside `output` that holds its failed or dropped rows: `<stem>_<kind><ext>`."""
+    """The table beside `output` that holds its failed or dropped rows: `<stem>_<kind><ext>`.
+
+    Those of a part are a part of such a table of parts.
+    """
+    if is_part(output):
+        return sidecar(output.parent, kind) / output.name
     return output.with_name(f"{output.stem}_{kind}{output.suffix}")

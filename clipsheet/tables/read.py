@@ -15,6 +15,7 @@ from clipsheet.errors import MetaError, one_line
 from clipsheet.tables.cells import TEXT, text
 from clipsheet.tables.csv import read_csv, read_header
 from clipsheet.tables.names import check_ending, check_names
+from clipsheet.tables.parts import is_folder, parts
 
 
 def expand(tables: Sequence[str | os.PathLike[str]]) -> list[Path]:
@@ -34,8 +35,8 @@ def expand(tables: Sequence[str | os.PathLike[str]]) -> list[Path]:
         found += map(Path, matches)
     for path in found:
         check_ending(path)
-        if not path.is_file():
-            raise MetaError(f"{path}: not a file")
+        if not path.is_file() and not is_folder(path):
+            raise MetaError(f"{path}: not a file, nor a folder of Parquet parts")
     return found
 
 
@@ -50,6 +51,7 @@ def read(tables: Path | Sequence[str | os.PathLike[str]], needs: Iterable[str] =
         MetaError: no such file, not a table, or a needed column is missing.
     """
     paths = [tables] if isinstance(tables, Path) else expand(tables)
+    paths = [part for path in paths for part in (parts(path) if is_folder(path) else [path])]
     frames = [read_parquet(p) if p.suffix == ".parquet" else read_csv(p) for p in paths]
     for path, frame in zip(paths, frames, strict=True):
         for column in needs:
@@ -65,6 +67,7 @@ def header(path: Path) -> list[str]:
     """
     if path.suffix != ".parquet":
         return read_header(path)
+    path = parts(path)[0] if is_folder(path) else path
     try:
         return list(pq.read_schema(path).names)
     except FileNotFoundError:
