@@ -52,14 +52,14 @@ def growth(function: Callable[..., object], *args: object, first: Sequence[objec
 
 def _growth(function: Callable[..., object], args: tuple[object, ...], first: tuple[object, ...]) -> int:
     function(*first)
-    before = _memory("VmRSS")
+    before = memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     function(*args)
-    return _memory("VmHWM") - before
+    return memory("VmHWM") - before
 
 
-def _memory(name: str) -> int:
-    """A number of /proc/self/status, in bytes."""
+def memory(name: str) -> int:
+    """A number of /proc/self/status, such as VmHWM, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{name}:"))
 
