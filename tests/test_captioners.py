@@ -102,6 +102,18 @@ def test_one_at_a_time_says_what_many_at_once_say(name, folders, videos):
     assert len({answer.text for answer in together}) == len(asks), "what is shown makes a difference"
 
 
+@pytest.mark.parametrize("name", ["qwen2_vl", "llava", "pllava"])
+def test_questions_of_any_kind_and_length_are_answered_in_one_batch(name, folders, videos):
+    scorer = captioner_of(name)
+    language_model = scorer.language_model
+    model = language_model.load(Home(folders))
+    views = [ask.view for ask in asks_of(scorer, videos, folders)]
+    questions = ("Who is seen?", "Is it red? yes or no", "describe the dog in detail")
+    asks = [Ask(questions[k % 3], (1, 3, 12)[k % 3], view) for k, view in enumerate(views)]
+    together = language_model.answers(model, asks)
+    assert together == [language_model.answers(model, [ask])[0] for ask in asks]
+
+
 def pictures_in(patches: torch.Tensor, grid: torch.Tensor, side: int) -> np.ndarray:
     """[T, H, W, 3] uint8: the pictures that Qwen's patches were made of."""
     t, h, w = grid.tolist()
