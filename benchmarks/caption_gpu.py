@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks import _clips
 from benchmarks._measure import flags, machine, race, verdict
 from captioning.caption_qwen2vl import CaptionQwen2vl
-from captioning.local import Loaded
+from captioning.models.folder import Loaded
 from clipsheet.engine.run import run_scorers
 from clipsheet.engine.sample import prepare_together
 from clipsheet.media import Media
@@ -93,9 +93,9 @@ def main() -> None:
         asks = [
             ask
             for path in paths[: given.bs]
-            for ask in prepare_together(Media(str(path)), [(scorer, {"path": str(path)})])[0].asks
+            for ask in prepare_together(Media(str(path)), [(scorer, {"path": str(path)})])[0]
         ]
-        prepared = scorer.inputs(model, asks).to(device)
+        prepared = scorer.language_model.inputs(model, asks).to(device)
 
         def whole() -> None:
             table = folder / f"run{next(runs)}" / "clips.csv"
@@ -108,7 +108,7 @@ def main() -> None:
 
         def bare() -> None:
             for _ in range(given.clips // given.bs):
-                model.generate(prepared, given.tokens)
+                model.generate(prepared, [given.tokens] * len(asks))
 
         bare()
         ways: dict[str, Callable[[], object]] = {"the whole run": whole, "generate() alone": bare}

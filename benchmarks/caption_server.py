@@ -24,8 +24,9 @@ from PIL import Image
 
 from benchmarks import _clips
 from benchmarks._measure import machine
+from captioning.answers import judged
 from captioning.caption_api import CaptionApi
-from captioning.captioner import Answer, Ask, judged
+from captioning.models.language_model import Answer, Ask
 from clipsheet.engine.run import run_scorers
 from clipsheet.engine.sample import prepare_together
 from clipsheet.media import Media
@@ -62,7 +63,7 @@ def serve(folder: Path, stack: ExitStack) -> str:
 
 def alone(model: Any, processor: Any, ask: Ask) -> str:
     """What the model says to the pictures of a question, without a server."""
-    images = [Image.open(io.BytesIO(base64.b64decode(picture))) for picture in ask.pictures]
+    images = [Image.open(io.BytesIO(base64.b64decode(picture))) for picture in ask.view.pictures]
     content = [*({"type": "image"} for _ in images), {"type": "text", "text": ask.question}]
     text = processor.apply_chat_template(
         [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
@@ -103,9 +104,7 @@ def main() -> None:
             kind: Any = transformers.AutoProcessor
             processor = kind.from_pretrained(folder / "model")
             rows = read([str(status.output)], ("path", "text"))
-            asks = [
-                prepare_together(Media(path), [(scorer, {"path": path})])[0].asks[0] for path in rows["path"]
-            ]
+            asks = [prepare_together(Media(path), [(scorer, {"path": path})])[0][0] for path in rows["path"]]
             same = sum(
                 alone(model, processor, ask) == text for ask, text in zip(asks, rows["text"], strict=True)
             )

@@ -1,25 +1,25 @@
-"""What all captioners have in common: prompts, lengths, windows, and what an answer must be to be a caption.
+"""A captioner: a Scorer that puts questions about a clip to a language model, and writes the answers as captions.
 
-A captioner is a Scorer: `text` is its column, one cell per clip. Several questions about a clip, or several
-windows of it, share one decode.
+It has two parts: the model (`captioning/models/`) and what is asked of it (`questions.py`, `viewing.py`). `text` is its
+column, one cell per clip. Several questions about a clip, or several windows of it, share one decode.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-import json
 import logging
-import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, NoReturn
+from typing import Any, ClassVar, NoReturn
 
-import numpy as np
 import pandas as pd
 
 from captioning import prompts
+from captioning.answers import judged
+from captioning.model_fields import AsksModel, said_fields
+from captioning.models.language_model import Answer, Ask, VisionModel
+from captioning.questions import TRUNCATED, WINDOWS, CaptionQuestions, parse_windows
+from captioning.viewing import Look, Viewing
 from clipsheet import tables
 from clipsheet.cli import describe, run_main, scorer_parser
 from clipsheet.config import option
@@ -29,86 +29,22 @@ from clipsheet.errors import ConfigError, MediaError
 from clipsheet.media import MediaInfo
 from clipsheet.options import RunOptions
 from clipsheet.outcome import Status
-from clipsheet.scorer import Column, Frame, Frames, Row, Scorer
+from clipsheet.scorer import Column, Frames, Row, Scorer
 
 log = logging.getLogger(__name__)
 
 LENGTHS = ("short", "medium", "long")
-#: Letters of a phrase, and how often the end of an answer repeats it where the model goes round in circles.
-CIRCLES = ((1, 1, 30), (2, 3, 16), (4, 9, 8), (10, 39, 5), (40, 300, 3))
-#: Found in a text that is read from its end.
-_CIRCLE = re.compile(
-    "|".join(
-        rf".{{0,40}}?(.{{{least},{most}}}?)\{k}{{{times - 1}}}"
-        for k, (least, most, times) in enumerate(CIRCLES, 1)
-    ),
-    re.DOTALL,
-)
-_THOUGHTS = re.compile(r"^.*?</think>", re.DOTALL)
-ECHOED_WORDS = 4  # of a question that a model may repeat; fewer may be the begin of an answer
-MOST_BYTES = 1 << 30  # of the pictures of a clip, in all its windows
-#: Pixels of a side: a patch of the models' image encoders (CLIP ViT-L/14, Qwen2-VL). A smaller picture is a blur to
-#: them, and one of 1 or 3 rows is taken for three colours by the processors of transformers.
-LEAST_SIDE = 14
-
-TRUNCATED = Column(
-    "text_truncated", "bool", "", "whether a caption was cut off at max_new_tokens", "lower", remark=True
-)
 
 
 @dataclass(frozen=True)
-class Ask:
-    """One question about some pictures of a clip.
-
-    Attributes:
-        question: what is asked.
-        pictures: in order of time, as the captioner prepared them.
-        seconds: of each, since the window began.
-        length: of the window in seconds; 0 for a picture file.
-    """
-
-    question: str
-    pictures: Sequence[Any]
-    seconds: Sequence[float]
-    length: float
-
-    @property
-    def still(self) -> bool:
-        """Whether it is about a picture, not about a video."""
-        return not self.length
-
-
-@dataclass(frozen=True)
-class Asks:
-    """All that is asked about a clip: every question about its first window, then about the next.
-
-    Attributes:
-        spans: of the windows, in seconds.
-    """
-
-    asks: Sequence[Ask]
-    spans: Sequence[tuple[float, float]]
-
-
-class Answer(NamedTuple):
-    """What a model said, and whether it had more to say."""
-
-    text: str
-    truncated: bool
-
-
-@dataclass(frozen=True)
-class Captioner(Scorer):
+class Captioner(AsksModel, Scorer):
     """Captions of clips.
 
-    Subclasses say where they look (`indices`), what becomes of a frame (`picture`), and answer (`answers`).
-
-    Attributes:
-        how: names of fields that change no caption.
+    Subclasses say by their fields which model is asked (`language_model`) and which frames it is shown (`look`).
     """
 
     on_gpu: ClassVar[bool] = True
-    how: ClassVar[frozenset[str]] = frozenset()
+    in_background: ClassVar[bool] = True
 
     question: str = option("", "what is asked, in place of a named prompt; {column} is the row's cell")
     prompt: str = option("default", "prompt of captioning/prompts.yaml or --prompt_file")
@@ -133,6 +69,22 @@ class Captioner(Scorer):
             prompts.fields(question)
 
     @property
+    def language_model(self) -> VisionModel:
+        raise NotImplementedError
+
+    @property
+    def look(self) -> Look:
+        """Which frames of a clip, or of a window, the model is shown."""
+        raise NotImplementedError
+
+    @property
+    def asking(self) -> CaptionQuestions:
+        """What the model is asked."""
+        names = tuple(f"text_{length}" for length in self.lengths) or ("text",)
+        viewing = Viewing(self.look, self.window_seconds)
+        return CaptionQuestions(names, self.questions, viewing, self.max_new_tokens)
+
+    @property
     def questions(self) -> tuple[str, ...]:
         """What is asked about each window, before the cells of a row are filled in."""
         if self.question:
@@ -146,157 +98,33 @@ class Captioner(Scorer):
 
     @classmethod
     def writes(cls, column: str) -> bool:
-        return column in {"text", *(f"text_{length}" for length in LENGTHS), "windows", TRUNCATED.name}
+        return column in {"text", *(f"text_{length}" for length in LENGTHS), WINDOWS.name, TRUNCATED.name}
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        names = [f"text_{length}" for length in self.lengths] or ["text"]
-        columns = [Column(name, "text", "", "caption") for name in names]
-        if self.window_seconds:
-            columns.append(
-                Column("windows", "json", "s", 'captions of parts: [{"start", "end", "text"}, ...]')
-            )
-        return (*columns, TRUNCATED)
+        return self.asking.columns
 
     @property
     def meaning(self) -> str:
         """The prompts themselves, whatever they are called and wherever they stand."""
-        unsaid = {"question", "prompt", "prompt_file", *self.how}
-        said = [f for f in dataclasses.fields(self) if f.name not in unsaid]
-        shown = [f"{f.name}={getattr(self, f.name)!r}" for f in said]
-        return f"{type(self).__name__}({', '.join(shown)}, questions={self.questions!r})"
-
-    # --- in the worker
-
-    def indices(self, first: int, stop: int, info: MediaInfo) -> np.ndarray:
-        """Which of the frames [first, stop) of a video are looked at, in order."""
-        raise NotImplementedError
-
-    def picture(self, frame: Frame, count: int) -> Any:
-        """What becomes of one of `count` frames that are shown together."""
-        raise NotImplementedError
+        said = said_fields(self, {"question", "prompt", "prompt_file", *self.how})
+        return f"{type(self).__name__}({said}, questions={self.questions!r})"
 
     def times(self, info: MediaInfo) -> Sequence[float]:
-        return sorted({seconds for span in self._spans(info) for seconds in self._looked_at(span, info)})
+        return self.asking.viewing.times(info)
 
-    def prepare(self, row: Row, frames: Frames) -> Asks:
-        info = frames.info
-        info.check_size(LEAST_SIDE)
-        questions = [prompts.fill(question, row) for question in self.questions]
-        spans = self._spans(info)
-        chosen = [self._looked_at(span, info) for span in spans]
-        count = max(map(len, chosen))
-        pictures: dict[int, Any] = {}
-        size = 0
-        for frame in frames:
-            pictures[frame.index] = picture = self.picture(frame, count)
-            size += picture.nbytes if isinstance(picture, np.ndarray) else len(picture)
-            if size > MOST_BYTES:
-                raise MediaError(
-                    "too_long", "its pictures take more than 1 GiB: cut it, or look at fewer or smaller ones"
-                )
-        return Asks(
-            [
-                Ask(
-                    question,
-                    [pictures[info.index_at(seconds)] for seconds in shown],
-                    [min(max(seconds - start, 0.0), end - start) for seconds in shown],
-                    0.0 if info.is_image else end - start,
-                )
-                for (start, end), shown in zip(spans, chosen, strict=True)
-                for question in questions
-            ],
-            spans,
-        )
+    def prepare(self, row: Row, frames: Frames) -> list[Ask]:
+        return self.asking.asks(row, frames, self.language_model)
 
-    def _spans(self, info: MediaInfo) -> list[tuple[float, float]]:
-        if info.is_image or not self.window_seconds:
-            return [(0.0, info.duration)]
-        return windows(info.duration, self.window_seconds)
-
-    def _looked_at(self, span: tuple[float, float], info: MediaInfo) -> list[float]:
-        """When the frames begin that are looked at: of those that a player shows in the span."""
-        first = info.index_at(span[0])
-        stop = int(np.searchsorted(info.frame_seconds, span[1] - 1e-6))
-        if span[1] >= info.duration:
-            stop = len(info.frame_seconds)
-        return [float(info.frame_seconds[k]) for k in self.indices(first, max(first + 1, stop), info)]
-
-    # --- where the model is
-
-    def answers(self, model: Any, asks: Sequence[Ask]) -> list[Answer | MediaError]:
-        """What the model says to each; how many are asked at once never changes an answer."""
-        raise NotImplementedError
-
-    def score(self, model: Any, items: Sequence[Asks]) -> list[Any]:
-        asks = [ask for item in items for ask in item.asks]
+    def score(self, model: Any, items: Sequence[Sequence[Ask]]) -> list[Any]:
+        asks = [ask for item in items for ask in item]
         said: list[Answer | MediaError] = []
         for k in range(0, len(asks), len(items)):  # no more at once than samples were given
             few = asks[k : k + len(items)]
-            given = self.answers(model, few)
+            given = self.language_model.answers(model, few)
             said += [judged(answer, ask.question) for answer, ask in zip(given, few, strict=True)]
-        answers = iter(said)
-        return [self._cells(item, list(itertools.islice(answers, len(item.asks)))) for item in items]
-
-    def _cells(self, item: Asks, said: Sequence[Answer | MediaError]) -> tuple[Any, ...] | MediaError:
-        answers = []
-        for answer in said:
-            if isinstance(answer, MediaError):
-                return answer
-            answers.append(answer)
-        truncated = any(answer.truncated for answer in answers)
-        texts = [answer.text for answer in answers]
-        if not self.window_seconds:
-            return *texts, truncated
-        parts = [
-            {"start": round(start, 3), "end": round(end, 3), "text": text}
-            for (start, end), text in zip(item.spans, texts, strict=True)
-        ]
-        return " ".join(texts), json.dumps(parts, ensure_ascii=False), truncated
-
-
-def windows(duration: float, seconds: float) -> list[tuple[float, float]]:
-    """A clip as windows of so many seconds; a rest of at least half is one of its own, less is part of the last
-    (the rule of cosmos-curate's windowing_utils.py, in seconds)."""
-    count = max(1, math.floor(duration / seconds + 1e-6))
-    rest = duration - count * seconds
-    if rest >= seconds / 2 - 1e-6 and duration > seconds:
-        count += 1
-    starts = [k * seconds for k in range(count)]
-    return list(itertools.pairwise([*starts, duration]))
-
-
-def judged(answer: Answer | MediaError, question: str = "") -> Answer | MediaError:
-    """An answer as a caption: without thoughts and the question itself; bad_output where nothing of use is left."""
-    if isinstance(answer, MediaError):
-        return answer
-    text = _THOUGHTS.sub("", answer.text).replace("\0", "").strip()
-    text = text.encode("utf-8", "replace").decode()  # halves of a character are none
-    if len(question.split()) >= ECHOED_WORDS:
-        text = text.removeprefix(question.strip()).strip()
-    if text.startswith("<think>"):
-        return MediaError("bad_output", "the model was still thinking at max_new_tokens")
-    if not any(map(str.isalnum, text)):
-        return MediaError("bad_output", f"the model said nothing: {text}")
-    if found := _CIRCLE.match(text[::-1]):
-        phrase = next(filter(None, found.groups()))[::-1]
-        return MediaError("bad_output", f"the model repeats itself: {phrase.strip()}")
-    return Answer(text, answer.truncated)
-
-
-def parse_windows(cell: str) -> list[dict[str, Any]]:
-    """The `start`, `end` and `text` of each window of a cell.
-
-    Raises:
-        MediaError: bad_value, where it holds something else.
-    """
-    try:
-        return [
-            {"start": float(part["start"]), "end": float(part["end"]), "text": str(part["text"])}
-            for part in json.loads(cell)
-        ]
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise MediaError("bad_value", f"windows is no list of start, end and text: {cell}") from error
+        answers, asking = iter(said), self.asking
+        return [asking.cells(item, list(itertools.islice(answers, len(item)))) for item in items]
 
 
 def caption(

@@ -15,14 +15,20 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from captioning import caption_qwen2vl, captioner, local
+from captioning import viewing
+from captioning.answers import judged
 from captioning.caption_llava import CaptionLlava
-from captioning.caption_pllava import CaptionPllava, as_llava
-from captioning.caption_qwen2vl import CaptionQwen2vl, fitting
-from captioning.captioner import Answer, Ask, Asks, judged, windows
+from captioning.caption_pllava import CaptionPllava
+from captioning.caption_qwen2vl import CaptionQwen2vl
 from captioning.enhance import Enhance
-from captioning.local import of_like_length
-from captioning.pooling import Pooling
+from captioning.models import folder as model_folder
+from captioning.models.folder import of_like_length
+from captioning.models.language_model import Answer, Ask, View
+from captioning.models.llava import Llava
+from captioning.models.pllava import as_llava
+from captioning.models.pooling import Pooling
+from captioning.models.qwen_vl import QwenVl, fitting
+from captioning.viewing import windows
 from clipsheet.engine.run import run_scorers
 from clipsheet.engine.sample import prepare_together
 from clipsheet.errors import CallError, MediaError
@@ -79,7 +85,7 @@ def asks_of(scorer: Any, folder: Path, models: Path) -> list[Ask]:
         prepare_together(Media(str(path)), [(placed, {"path": str(path)})])[0]
         for path in sorted(folder.iterdir())
     ]
-    return [ask for item in items for ask in item.asks]
+    return [ask for item in items for ask in item]
 
 
 every_model = pytest.mark.parametrize("name", [*FAMILIES, "llava", "vicuna", "next", "onevision", "pllava"])
@@ -88,11 +94,24 @@ every_model = pytest.mark.parametrize("name", [*FAMILIES, "llava", "vicuna", "ne
 @every_model
 def test_one_at_a_time_says_what_many_at_once_say(name, folders, videos):
     scorer = captioner_of(name)
-    model = scorer.load(Home(folders))
+    language_model = scorer.language_model
+    model = language_model.load(Home(folders))
     asks = asks_of(scorer, videos, folders)
-    together = scorer.answers(model, asks)
-    assert together == [scorer.answers(model, [ask])[0] for ask in asks]
+    together = language_model.answers(model, asks)
+    assert together == [language_model.answers(model, [ask])[0] for ask in asks]
     assert len({answer.text for answer in together}) == len(asks), "what is shown makes a difference"
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "llava", "pllava"])
+def test_questions_of_any_kind_and_length_are_answered_in_one_batch(name, folders, videos):
+    scorer = captioner_of(name)
+    language_model = scorer.language_model
+    model = language_model.load(Home(folders))
+    views = [ask.view for ask in asks_of(scorer, videos, folders)]
+    questions = ("Who is seen?", "Is it red? yes or no", "describe the dog in detail")
+    asks = [Ask(questions[k % 3], (1, 3, 12)[k % 3], view) for k, view in enumerate(views)]
+    together = language_model.answers(model, asks)
+    assert together == [language_model.answers(model, [ask])[0] for ask in asks]
 
 
 def pictures_in(patches: torch.Tensor, grid: torch.Tensor, side: int) -> np.ndarray:
@@ -106,8 +125,9 @@ def pictures_in(patches: torch.Tensor, grid: torch.Tensor, side: int) -> np.ndar
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_frames_of_a_video_reach_the_model_in_order(name, folders, videos):
     scorer = captioner_of(name)
-    model = scorer.load(Home(folders))
-    inputs = scorer.inputs(model, asks_of(scorer, videos, folders))
+    language_model = scorer.language_model
+    model = language_model.load(Home(folders))
+    inputs = language_model.inputs(model, asks_of(scorer, videos, folders))
     side = 16 if name == "qwen3_vl" else 14
     video = model.processor.video_processor
     mean, std = (torch.tensor(values) for values in (video.image_mean, video.image_std))
@@ -147,7 +167,8 @@ def test_the_frames_of_a_video_reach_the_model_in_order(name, folders, videos):
 def test_it_says_what_transformers_alone_says(name, folders, videos):
     """The processor and the model of the folder, as their own documentation uses them, on the same frames."""
     scorer = captioner_of(name)
-    model = scorer.load(Home(folders))
+    language_model = scorer.language_model
+    model = language_model.load(Home(folders))
     for ask in asks_of(scorer, videos, folders)[:3]:
         if name in FAMILIES:
             expected = qwen_alone(folders / name, name, ask)
@@ -155,7 +176,7 @@ def test_it_says_what_transformers_alone_says(name, folders, videos):
             expected = pllava_alone(folders / name, ask)
         else:
             expected = llava_alone(folders / name, ask)
-        assert scorer.answers(model, [ask])[0].text == expected
+        assert language_model.answers(model, [ask])[0].text == expected
 
 
 def greedy(model: Any, inputs: Any, words: Any) -> str:
@@ -170,10 +191,10 @@ def qwen_alone(folder: Path, family: str, ask: Ask) -> str:
     text = processor.apply_chat_template(
         [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
     )
-    times = {"fps": 1000.0, "frames_indices": [round(s * 1000) for s in ask.seconds],
-             "total_num_frames": round(ask.length * 1000)}  # fmt: skip
+    times = {"fps": 1000.0, "frames_indices": [round(s * 1000) for s in ask.view.seconds],
+             "total_num_frames": round(ask.view.length * 1000)}  # fmt: skip
     inputs = processor(
-        text=[text], videos=[np.stack(ask.pictures)], return_tensors="pt",
+        text=[text], videos=[np.stack(ask.view.pictures)], return_tensors="pt",
         videos_kwargs={"do_sample_frames": False, "video_metadata": [times], "do_resize": False},
     )  # fmt: skip
     return greedy(model, inputs, processor.tokenizer)
@@ -182,10 +203,10 @@ def qwen_alone(folder: Path, family: str, ask: Ask) -> str:
 def llava_alone(folder: Path, ask: Ask) -> str:
     model = transformers.AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
     processor = transformers.AutoProcessor.from_pretrained(folder)
-    text = f"USER: {'<image>' * len(ask.pictures)}\n{ask.question} ASSISTANT:"
+    text = f"USER: {'<image>' * len(ask.view.pictures)}\n{ask.question} ASSISTANT:"
     if processor.chat_template:
-        text = "USER: " + "<image>\n" * len(ask.pictures) + f"{ask.question} ASSISTANT:"
-    inputs = processor(text=[text], images=[list(ask.pictures)], return_tensors="pt")
+        text = "USER: " + "<image>\n" * len(ask.view.pictures) + f"{ask.question} ASSISTANT:"
+    inputs = processor(text=[text], images=[list(ask.view.pictures)], return_tensors="pt")
     return greedy(model, inputs, processor.tokenizer)
 
 
@@ -220,7 +241,7 @@ def pllava_alone(folder: Path, ask: Ask) -> str:
     words = transformers.AutoTokenizer.from_pretrained(folder)
     pictures = transformers.AutoImageProcessor.from_pretrained(folder)
     inputs = words(f"USER: {'<image>' * 16} USER: {ask.question} ASSISTANT:", return_tensors="pt")
-    inputs["pixel_values"] = pictures(list(ask.pictures), return_tensors="pt")["pixel_values"]
+    inputs["pixel_values"] = pictures(list(ask.view.pictures), return_tensors="pt")["pixel_values"]
     return greedy(model, inputs, words)
 
 
@@ -283,16 +304,16 @@ def test_a_rest_of_half_a_window_is_one_of_its_own(frames, expected):
 def test_out_of_memory_halves_the_batch_and_only_who_is_too_large_alone_fails(
     folders, videos, tmp_path, monkeypatch
 ):
-    real = CaptionQwen2vl.answers
+    real = QwenVl.answers
     sizes: list[int] = []
 
     def answers(self: Any, model: Any, asks: Any) -> Any:
         sizes.append(len(asks))
-        if len(asks) > 2 or len(asks[0].pictures) == 1:
+        if len(asks) > 2 or len(asks[0].view.pictures) == 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(self, model, asks)
 
-    monkeypatch.setattr(CaptionQwen2vl, "answers", answers)
+    monkeypatch.setattr(QwenVl, "answers", answers)
     table = write_table(tmp_path / "m.csv", [{"path": path} for path in sorted(videos.iterdir())])
     status = run_scorers(
         [str(table)],
@@ -421,14 +442,18 @@ def test_the_end_of_an_answer_that_goes_round_in_circles_is_found():
 
 def test_cells_of_windows_and_lengths():
     scorer = CaptionQwen2vl(window_seconds=2.0)
-    item = Asks([], [(0.0, 2.0), (2.0, 4.5)])
-    text, cell, truncated = scorer._cells(item, [Answer("one", False), Answer("two", True)])
+    assert [column.name for column in scorer.columns] == ["text", "windows", "text_truncated"]
+    asks = [Ask("?", 9, View(start=start, end=end)) for start, end in ((0.0, 2.0), (2.0, 4.5))]
+    cells = scorer.asking.cells(asks, [Answer("one", False), Answer("two", True)])
+    assert isinstance(cells, tuple)
+    text, cell, truncated = cells
     assert (text, truncated) == ("one two", True)
     assert json.loads(cell)[1] == {"start": 2.0, "end": 4.5, "text": "two"}
-    failed = scorer._cells(item, [Answer("one", False), MediaError("bad_output")])
+    failed = scorer.asking.cells(asks, [Answer("one", False), MediaError("bad_output")])
     assert isinstance(failed, MediaError)
-    assert captioner.LENGTHS == ("short", "medium", "long")
-    assert caption_qwen2vl.TEMPORAL_FACTOR == 2
+    lengths = CaptionQwen2vl(lengths=("short", "long"))
+    assert lengths.asking.cells(asks, [Answer("one", False), Answer("two", False)]) == ("one", "two", False)
+    assert [column.name for column in lengths.columns] == ["text_short", "text_long", "text_truncated"]
 
 
 def test_lengths_and_windows_exclude_each_other():
@@ -440,20 +465,29 @@ def test_long_videos_are_answered_apart_from_short_ones(folders, videos, monkeyp
     assert of_like_length([10, 30_000, 20, 5_000, 16_000, 16_000]) == [[1], [4, 5], [3, 2, 0]]
     assert of_like_length([]) == []
     scorer = captioner_of("qwen2_vl")
-    model = scorer.load(Home(folders))
+    language_model = scorer.language_model
+    model = language_model.load(Home(folders))
     asks = asks_of(scorer, videos, folders)
-    together = scorer.answers(model, asks)
-    monkeypatch.setattr(local, "TOKENS_AT_ONCE", 1)
-    assert scorer.answers(model, asks) == together
-    exact = scorer.inputs(model, asks)["input_ids"] == model.model.config.video_token_id
-    assert [scorer.tokens(model, ask) for ask in asks] == exact.sum(1).tolist()
+    together = language_model.answers(model, asks)
+    monkeypatch.setattr(model_folder, "TOKENS_AT_ONCE", 1)
+    assert language_model.answers(model, asks) == together
+    exact = language_model.inputs(model, asks)["input_ids"] == model.model.config.video_token_id
+    assert [language_model.tokens(model, ask) for ask in asks] == exact.sum(1).tolist()
+
+
+class Numbers(Llava):
+    """Shows of each frame its number only."""
+
+    def picture(self, frame: Any, count: int) -> Any:
+        return np.array([frame.index])
 
 
 class Shown(CaptionLlava):
     """Says when its pictures are shown, and to which number they belong."""
 
-    def picture(self, frame: Any, count: int) -> Any:
-        return np.array([frame.index])
+    @property
+    def language_model(self) -> Llava:
+        return Numbers("")
 
 
 @pytest.fixture
@@ -472,21 +506,20 @@ def irregular(monkeypatch) -> Any:
 
 def test_a_window_without_a_frame_of_its_own_shows_the_one_that_stands(irregular, tmp_path):
     media = irregular(tmp_path / "a.mp4", [0.0, 1.0, 2.0, 3.0, 4.0, 18.0, 19.0, 20.0])
-    [item] = prepare_together(media, [(Shown(num_frames=1, window_seconds=5.0), {"path": ""})])
-    assert [[int(p[0]) for p in ask.pictures] for ask in item.asks] == [[2], [4], [4], [6]]
-    assert [list(ask.seconds) for ask in item.asks] == [[2.0], [0.0], [0.0], [4.0]]
-    assert [ask.length for ask in item.asks] == pytest.approx([5, 5, 5, 5.04])
+    [asks] = prepare_together(media, [(Shown(num_frames=1, window_seconds=5.0), {"path": ""})])
+    assert [[int(p[0]) for p in ask.view.pictures] for ask in asks] == [[2], [4], [4], [6]]
+    assert [list(ask.view.seconds) for ask in asks] == [[2.0], [0.0], [0.0], [4.0]]
+    assert [ask.view.length for ask in asks] == pytest.approx([5, 5, 5, 5.04])
 
 
 def test_frames_that_begin_at_nearly_the_same_time_are_one(irregular, tmp_path):
     media = irregular(tmp_path / "a.mp4", [0.0, 0.00001, 0.5, 0.50001, 1.0, 1.00001])
-    [item] = prepare_together(media, [(Shown(num_frames=6), {"path": ""})])
-    assert isinstance(item, Asks)
-    assert [int(picture[0]) for picture in item.asks[0].pictures] == [1, 3, 3, 5, 5]
+    [[ask]] = prepare_together(media, [(Shown(num_frames=6), {"path": ""})])
+    assert [int(picture[0]) for picture in ask.view.pictures] == [1, 3, 3, 5, 5]
 
 
 def test_a_clip_of_too_many_pictures_fails_before_it_takes_all_memory(videos, folders, monkeypatch):
-    monkeypatch.setattr(captioner, "MOST_BYTES", 100_000)
+    monkeypatch.setattr(viewing, "MOST_BYTES", 100_000)
     scorer = captioner_of("qwen2_vl").placed(folders)
     [verdict] = prepare_together(Media(str(videos / "a.mp4")), [(scorer, {"path": ""})])
     assert isinstance(verdict, MediaError)
@@ -498,22 +531,24 @@ def test_an_answer_ends_where_the_folder_or_its_tokenizer_says(folders, tmp_path
     (tmp_path / "m" / "generation_config.json").unlink()
     scorer = captioner_of("qwen2_vl")
     scorer = replace(scorer, pretrained_model_name_or_path=str(tmp_path / "m"))
-    model = scorer.load(Home(tmp_path))
+    language_model = scorer.language_model
+    model = language_model.load(Home(tmp_path))
     model.model.generation_config.eos_token_id = None
     end = model.words.convert_tokens_to_ids("<|im_end|>")
     model.model.lm_head.weight.data[end] = 0
     ask = asks_of(scorer, videos, tmp_path)[0]
-    inputs = scorer.inputs(model, [ask])
+    inputs = language_model.inputs(model, [ask])
     with torch.inference_mode():
         state = model.model(**inputs, output_hidden_states=True).hidden_states[-1][0, -1]
     model.model.lm_head.weight.data[end] = state  # the likeliest by far
-    [answer] = scorer.answers(model, [ask])
+    [answer] = language_model.answers(model, [ask])
     assert answer == Answer("", False)
 
 
 def test_a_template_that_begins_a_text_begins_it_once(folders, videos):
     scorer = captioner_of("llava")
-    model = scorer.load(Home(folders))
+    language_model = scorer.language_model
+    model = language_model.load(Home(folders))
     model.processor.chat_template = "<s>" + model.processor.chat_template
-    ids = scorer.inputs(model, asks_of(scorer, videos, folders)[:1])["input_ids"][0].tolist()
+    ids = language_model.inputs(model, asks_of(scorer, videos, folders)[:1])["input_ids"][0].tolist()
     assert ids.count(model.words.bos_token_id) == 1

@@ -1,4 +1,4 @@
-"""Ask a server that speaks OpenAI's protocol (vLLM, SGLang): many requests at once, each until it is answered.
+"""A model behind a server that speaks OpenAI's protocol (vLLM, SGLang): many requests at once, with retries.
 
 A request that is refused for now (408, 409, 429, 5xx), cut off or not answered is put again, later and later, or
 when the server says. One that stays without an answer fails its row; where the server itself has gone, the run ends,
@@ -15,14 +15,17 @@ import urllib.parse
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import urllib3
 from pydantic_core import to_json
 
-from captioning.captioner import Answer
-from clipsheet.config import option
+from captioning.models.language_model import Answer, Ask
+from captioning.models.pictures import jpeg, shrunk
 from clipsheet.errors import CallError, Incomplete, MediaError, one_line
+from clipsheet.media import Frame
+from clipsheet.scorer import Home
 
 KEY = "OPENAI_API_KEY"
 FOR_NOW = (408, 409, 429, 500, 502, 503, 504, 529)
@@ -39,14 +42,7 @@ CHECK_SECONDS = 10.0
 CHECK_TRIES = 2
 
 
-def base_option() -> Any:
-    """The field `api_base`."""
-    return option("", "address of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1")
-
-
-def model_option() -> Any:
-    """The field `model`."""
-    return option("", "name of the model, as the server knows it")
+MEDIA = ("images", "video")  # as which frames are sent
 
 
 @dataclass(frozen=True)
@@ -54,14 +50,88 @@ class Limits:
     """How a server is asked; changes no answer.
 
     Attributes:
+        at_once: requests under way.
         retries: of one request.
         seconds: to wait for an answer.
         per_minute: requests at most; 0: no limit.
     """
 
+    at_once: int = 16
     retries: int = 8
     seconds: float = 120.0
     per_minute: float = 0.0
+
+
+@dataclass(frozen=True)
+class ChatClient:
+    """A language model behind a server.
+
+    Attributes:
+        base: address up to and with /v1.
+        model: its name, as the server knows it.
+        temperature: 0: the likeliest answer.
+        media: one of MEDIA: frames are sent as pictures, or as one video, as vLLM takes it.
+        shorter_size: pixels of the short side of a frame at most.
+        limits: how it is asked.
+    """
+
+    base: str
+    model: str
+    temperature: float = 0.0
+    media: str = "images"
+    shorter_size: int = 448
+    limits: Limits = Limits()
+
+    @property
+    def in_flight(self) -> int:
+        """Requests under way at once."""
+        return self.limits.at_once
+
+    def weights(self, models: Path) -> Mapping[str, Path]:
+        """None: they are the server's."""
+        return {}
+
+    def missing(self, models: Path) -> list[str]:
+        """The flags that were not given."""
+        needed = (
+            (self.base, "no server: --api_base http://127.0.0.1:8000/v1"),
+            (self.model, "no model: --model NAME"),
+        )
+        return [message for value, message in needed if not value]
+
+    def picture(self, frame: Frame, count: int) -> str:
+        """A JPEG in base64."""
+        return jpeg(shrunk(frame, self.shorter_size))
+
+    def load(self, home: Home) -> Server:
+        """A connection.
+
+        Raises:
+            CallError: nobody answers, the key is refused, or there is no such model.
+        """
+        return Server(self.base, self.model, self.limits)
+
+    def answers(self, loaded: Server, asks: Sequence[Ask]) -> list[Answer | MediaError]:
+        """One answer per question, one after another.
+
+        Raises:
+            MediaError, Incomplete, CallError: as Server.ask() does.
+        """
+        return [loaded.ask([self.message(ask)], ask.max_new_tokens, self.temperature) for ask in asks]
+
+    def message(self, ask: Ask) -> dict[str, Any]:
+        """A question as the protocol has it."""
+        pictures = ask.view.pictures
+        if not pictures:
+            return {"role": "user", "content": ask.question}
+        content: list[dict[str, Any]]
+        if self.media == "video" and not ask.view.still:
+            url = f"data:video/jpeg;base64,{','.join(pictures)}"
+            content = [{"type": "video_url", "video_url": {"url": url}}]
+        else:
+            urls = [f"data:image/jpeg;base64,{picture}" for picture in pictures]
+            content = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+        return {"role": "user", "content": [*content, {"type": "text", "text": ask.question}]}
 
 
 class Server:
@@ -70,18 +140,16 @@ class Server:
     Args:
         base: address up to and with /v1.
         model: as the server knows it.
-        at_once: requests.
 
     Raises:
         CallError: nobody answers, the key is refused, or there is no such model.
     """
 
-    def __init__(self, base: str, model: str, at_once: int, limits: Limits) -> None:
+    def __init__(self, base: str, model: str, limits: Limits) -> None:
         self._base = base.rstrip("/")
         self._model = model
-        self._at_once = at_once
         self._limits = limits
-        self._pool = _pool(self._base, at_once)
+        self._pool = _pool(self._base, limits.at_once)
         self._turn = threading.Lock()
         self._next_at = 0.0
         self._limit_name = MAX_TOKENS
@@ -164,7 +232,7 @@ class Server:
         except urllib3.exceptions.HTTPError as error:
             gone = _reason(error)
         self._unanswered_since += 1
-        if self._unanswered_since >= UNANSWERED + self._at_once:
+        if self._unanswered_since >= UNANSWERED + self._limits.at_once:
             gone = f"{self._unanswered_since} requests one after another, the last: {why}"
         if gone:
             raise Incomplete(

@@ -1,20 +1,18 @@
-"""Captioners whose model runs here: folders of Hugging Face's, batches of any length, greedy decoding."""
+"""Language models that run here: folders as Hugging Face has them, batches of any length, greedy decoding."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from captioning.captioner import Answer, Ask, Captioner
-from clipsheet.config import option
+from captioning.models.language_model import Answer, Ask
 from clipsheet.errors import MediaError
 from clipsheet.scorer import Home
 from clipsheet.weights.load import read_json
-from clipsheet.weights.pretrained import load_pretrained
+from clipsheet.weights.pretrained import load_pretrained, load_processor
 from clipsheet.weights.table import place_of, refused
 
 #: The memory that attention takes beside padding grows with the square of the length.
@@ -27,16 +25,6 @@ SETTINGS = (
     "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model", "chat_template.json", "chat_template.jinja",
     "preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json",
 )  # fmt: skip
-
-
-def model_option(default: str) -> Any:
-    """The field `pretrained_model_name_or_path`."""
-    return option(default, "the model: a folder in pretrained_models, or a path to one")
-
-
-def dtype_option() -> Any:
-    """The field `dtype` of a language model."""
-    return option("auto", "numbers that the model computes with; auto: bfloat16 on a GPU", choices=DTYPES)
 
 
 def files(folder: Path) -> dict[str, Path]:
@@ -93,23 +81,27 @@ class Loaded:
     folder: Path
     device: str
 
-    def generate(self, inputs: Any, max_new_tokens: int) -> list[Answer]:
-        """What the model says to each row of some prepared tensors that are padded on the left."""
+    def generate(self, inputs: Any, limits: Sequence[int]) -> list[Answer]:
+        """What the model says to each row of some prepared tensors that are padded on the left.
+
+        Args:
+            limits: tokens of each answer at most.
+        """
         import torch
 
         ends = self._ends()
         with torch.inference_mode():
             said = self.model.generate(
-                **inputs.to(self.device), max_new_tokens=max_new_tokens, do_sample=False, num_beams=1,
+                **inputs.to(self.device), max_new_tokens=max(limits), do_sample=False, num_beams=1,
                 eos_token_id=sorted(ends) or None, pad_token_id=self.words.pad_token_id,
                 temperature=None, top_p=None, top_k=None,
             )  # fmt: skip
-        new = said[:, inputs["input_ids"].shape[1] :].cpu()
-        texts = self.words.batch_decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        ended = [bool(ends & set(row)) for row in new.tolist()]
+        new = said[:, inputs["input_ids"].shape[1] :].tolist()
+        rows = [row[:limit] for row, limit in zip(new, limits, strict=True)]
+        texts = self.words.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return [
-            Answer(text, not end and len(row) >= max_new_tokens)
-            for text, end, row in zip(texts, ended, new, strict=True)
+            Answer(text, len(row) >= limit and ends.isdisjoint(row))
+            for text, row, limit in zip(texts, rows, limits, strict=True)
         ]
 
     def _ends(self) -> set[int]:
@@ -120,18 +112,34 @@ class Loaded:
         return ends | {vocabulary[end] for end in (self.words.eos_token, *ENDS) if end in vocabulary}
 
 
-def load_model(kind: Any, folder: Path, dtype: str, home: Home, told: Mapping[str, Any]) -> Any:
+def load_model(kind: Any, folder: Path, dtype: str, home: Home) -> Any:
     """A model of one of transformers' classes on its device, ready to answer.
 
     Raises:
         CallError: a file is missing or damaged, or holds weights of another architecture.
     """
-    model = load_pretrained(kind, folder, told, dtype=dtype_of(dtype, home))
+    model = load_pretrained(kind, folder, {}, dtype=dtype_of(dtype, home))
     return model.to(home.device).eval()
 
 
+def load_family(classes: Mapping[str, str], folder: Path, dtype: str, home: Home) -> Loaded:
+    """A model and its processor, by the family that its config.json names.
+
+    Args:
+        classes: of transformers, by `model_type`.
+
+    Raises:
+        CallError: a file is missing or damaged, or holds weights of another architecture.
+    """
+    import transformers
+
+    processor = load_processor(folder)
+    network = load_model(getattr(transformers, classes[config_of(folder)["model_type"]]), folder, dtype, home)
+    return Loaded(network, padded_left(processor.tokenizer), processor, folder, home.device)
+
+
 def dtype_of(dtype: str, home: Home) -> Any:
-    """The torch.dtype that `--dtype` means."""
+    """The torch.dtype that one of DTYPES means on a device."""
     import torch
 
     if dtype == "auto":
@@ -148,47 +156,65 @@ def padded_left(tokenizer: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class LocalCaptioner(Captioner):
-    """A captioner whose model lies in a folder.
+class FolderModel:
+    """A language model that lies in a folder; the base of its kinds, which say how it is loaded and given a question.
 
     Attributes:
-        families: `model_type` of the config.json of its models.
+        families: `model_type` of the config.json of its models; empty: any.
+        name: a folder in the folder of weight files, or a path to one.
+        dtype: one of DTYPES.
     """
 
-    how: ClassVar[frozenset[str]] = frozenset(["pretrained_model_name_or_path"])  # its files say which it is
     families: ClassVar[tuple[str, ...]] = ()
-    in_background: ClassVar[bool] = True
 
-    pretrained_model_name_or_path: str = model_option("")
-    dtype: str = dtype_option()
+    name: str
+    dtype: str = "auto"
+
+    @property
+    def in_flight(self) -> int:
+        """None: it runs here."""
+        return 0
 
     def folder(self, models: Path) -> Path:
         """Where the model lies."""
-        return place_of(self.pretrained_model_name_or_path, models)
+        return place_of(self.name, models)
 
     def weights(self, models: Path) -> Mapping[str, Path]:
+        """The files that decide about an answer, by their names."""
         return files(self.folder(models))
 
     def missing(self, models: Path) -> list[str]:
+        """What load() needs and does not find, or why the model is of another family, with the remedy."""
         return lacking(self.folder(models), self.families)
 
-    def inputs(self, model: Loaded, asks: Sequence[Ask]) -> Any:
-        """The tensors that the model gets."""
+    def load(self, home: Home) -> Loaded:
+        """The model, once per process.
+
+        Raises:
+            CallError: a file is missing or damaged, or holds weights of another architecture.
+        """
         raise NotImplementedError
 
-    def tokens(self, model: Loaded, ask: Ask) -> int:
+    def tokens(self, loaded: Loaded, ask: Ask) -> int:
         """About how many the pictures of a question are."""
         raise NotImplementedError
 
-    def answers(self, model: Loaded, asks: Sequence[Ask]) -> list[Answer | MediaError]:
-        found: dict[int, Answer] = {}
-        for group in of_like_length([self.tokens(model, ask) for ask in asks]):
-            inputs = self.inputs(model, [asks[k] for k in group])
-            found |= zip(group, model.generate(inputs, self.max_new_tokens), strict=True)
-        return [found[k] for k in range(len(asks))]
+    def inputs(self, loaded: Loaded, asks: Sequence[Ask]) -> Any:
+        """The tensors that the model gets, by the names that its generate() takes; padded on the left.
 
-    def placed(self, models: Path) -> LocalCaptioner:
-        return dataclasses.replace(self, pretrained_model_name_or_path=str(self.folder(models).absolute()))
+        Raises:
+            CallError: the folder has no chat template, or it is broken.
+        """
+        raise NotImplementedError
+
+    def answers(self, loaded: Loaded, asks: Sequence[Ask]) -> list[Answer | MediaError]:
+        """One answer per question, greedy; how many are asked at once never changes an answer."""
+        found: dict[int, Answer] = {}
+        for group in of_like_length([self.tokens(loaded, ask) for ask in asks]):
+            few = [asks[k] for k in group]
+            said = loaded.generate(self.inputs(loaded, few), [ask.max_new_tokens for ask in few])
+            found |= zip(group, said, strict=True)
+        return [found[k] for k in range(len(asks))]
 
 
 def of_like_length(tokens: Sequence[int]) -> list[list[int]]:
