@@ -2,7 +2,7 @@
 
 A scorer never opens a file, never sees a CSV, a process or a GPU index. To write one, subclass
 Scorer as a frozen dataclass whose fields are exactly the parameters that change the result, and
-give it `name`, `columns`, `times`, `prepare`, `load` and `score`; everything else comes with it.
+give it `name`, `columns` and `prepare`, and `load` and `score` where there is a model; everything else comes with it.
 
 Several scorers may start from the same Feature, a vector per picture that an expensive model makes:
 it is computed once per picture, kept beside the tables, and handed to each of them.
@@ -272,9 +272,9 @@ class Scorer(Weighted):
     def score(self, model: Any, items: Sequence[Any]) -> list[tuple[Any, ...]]:
         """One tuple per item, one value per column; a MediaError in its place fails that row.
 
-        How many items come at once never changes a result.
+        How many items come at once never changes a result. By default what prepare() returned.
         """
-        raise NotImplementedError
+        return [item if isinstance(item, tuple) else (item,) for item in items]
 
 
 def frame_positions(num_frames: int) -> list[float]:

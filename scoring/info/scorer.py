@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -77,6 +76,3 @@ class Info(Scorer):
             info.hdr,
             bool(info.fields),
         )
-
-    def score(self, model: Any, items: Sequence[Any]) -> list[tuple[Any, ...]]:
-        return list(items)

@@ -12,7 +12,6 @@ scene scores alike. A frozen clip scores 0; so does a picture.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -95,9 +94,6 @@ class Motion(Scorer):
     def _flow_times(self, info: MediaInfo) -> list[float]:
         """Seconds after which the next pair of pictures is measured, evenly spread."""
         return [info.duration * (k + 0.5) / self.flow_pairs for k in range(self.flow_pairs)]
-
-    def score(self, model: Any, items: Sequence[Any]) -> list[tuple[Any, ...]]:
-        return list(items)
 
 
 def mean_flow(earlier: np.ndarray, later: np.ndarray) -> float:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -135,9 +135,6 @@ class Quality(Scorer):
         height, width = frames.info.height, frames.info.width
         values = [*measured, 1 - borders.inside_area(height, width) / (height * width), frozen]
         return tuple(round(float(value), 5) for value in values)
-
-    def score(self, model: Any, items: Sequence[Any]) -> list[tuple[Any, ...]]:
-        return list(items)
 
 
 # --- one frame ---------------------------------------------------------------------------------
