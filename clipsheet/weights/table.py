@@ -65,14 +65,12 @@ class Model:
         about: what it is.
         columns: what needs it.
         licence: of the weights.
-        then: the command after the download, with FOLDER for pretrained_models; empty if there is none.
     """
 
     name: str
     about: str
     columns: tuple[str, ...]
     licence: str
-    then: str
     files: tuple[WeightFile, ...]
 
 
@@ -104,7 +102,7 @@ def _model(entry: Mapping[str, Any]) -> Model:
         if os.path.isabs(file.path) or ".." in file.path.split("/"):
             raise ValueError(f"path {file.path!r} leaves the folder")
     columns = tuple(entry["columns"])
-    return Model(name, entry["about"], columns, entry["licence"], entry.get("then", ""), files)
+    return Model(name, entry["about"], columns, entry["licence"], files)
 
 
 def known(path: Path) -> WeightFile | None:
