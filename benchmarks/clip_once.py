@@ -22,10 +22,9 @@ from clipsheet.engine.run import run_scorers
 from clipsheet.options import RunOptions
 from clipsheet.scorer import Scorer
 from scoring.aesthetic.scorer import Aesthetic
-from scoring.clip.files import OPENAI_VOCABULARY
-from scoring.clip.texts import openai_tokenizer
 from scoring.matching.scorer import Matching, OptionMatching
 from scoring.nsfw.scorer import Nsfw
+from tools.convert.openai_clip import VOCABULARY, openai_tokenizer
 
 CLIP = "random-vit-l14"  # a name under which nothing is published
 
@@ -45,7 +44,7 @@ def make_models(folder: Path) -> None:
         projection_dim=768,
     )
     transformers.CLIPModel(config).save_pretrained(folder / CLIP)
-    [vocabulary] = [f for f in files("clip-anytorch") or [] if f.name == OPENAI_VOCABULARY]
+    [vocabulary] = [f for f in files("clip-anytorch") or [] if f.name == VOCABULARY]
     openai_tokenizer(Path(str(vocabulary.locate()))).save_pretrained(folder / CLIP)
     sides = {"layers.0": (1024, 768), "layers.2": (128, 1024), "layers.4": (64, 128), "layers.6": (16, 64)}
     for name, shapes, more in (

@@ -22,6 +22,7 @@ import numpy as np
 
 from clipsheet.errors import CallError
 from clipsheet.media import EVERY_FRAME, Frame, MediaInfo
+from clipsheet.weights.load import wrong_original
 from clipsheet.weights.table import absent, known, unlike
 
 MODELS = Path("pretrained_models")
@@ -302,7 +303,7 @@ def missing(scorer: Scorer, models: Path) -> list[str]:
     # Settings and vocabularies may be of another revision; weights are one thing or another.
     weights = [path for path in there if path.suffix not in (".json", ".txt") and known(path) is not None]
     wrong = [unlike(path, file_sha256(path)) for path in weights]
-    return [*lacking, *filter(None, wrong)]
+    return [*lacking, *filter(None, [*wrong, *map(wrong_original, there)])]
 
 
 def parameters(of: Any) -> dict[str, Any]:

@@ -17,8 +17,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from clipsheet.errors import StorageError
+from clipsheet.weights.load import load_state, read_metadata
 from tests.conftest import REPO
 from tools import download_models
 
@@ -35,17 +38,19 @@ class Served:
     Attributes:
         answers: one for each request, the last one for all that follow: "whole", "cut" after a half,
             "page", "other" bytes, "slow", or a status code.
+        body: what "whole" is.
         ranges: the Range header of each request.
     """
 
     answers: list[object]
+    body: bytes
     url: str = ""
     ranges: list[str | None] = field(default_factory=list)
 
 
 @contextmanager
-def serving(*answers):
-    served = Served(list(answers))
+def serving(*answers, body=BODY):
+    served = Served(list(answers), body)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -55,7 +60,7 @@ def serving(*answers):
             if isinstance(answer, int):
                 self.send_error(answer)
                 return
-            body = {"page": PAGE, "other": b"x" * len(BODY)}.get(answer, BODY)
+            body = {"page": PAGE, "other": b"x" * len(BODY)}.get(answer, served.body)
             start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked and answer != "no range" else 0
             if start >= len(body):
                 self.send_error(416)
@@ -99,16 +104,9 @@ class Place:
     def target(self):
         return self.root / "models" / "net" / "w.bin"
 
-    def table(self, url, size=SIZE, sha256=SUM, **more):
-        files = [{"path": "net/w.bin", "url": url, "bytes": size, "sha256": sha256}]
-        entry = {
-            "name": "net",
-            "about": "a net",
-            "columns": ["aes"],
-            "licence": "MIT",
-            "files": files,
-            **more,
-        }
+    def table(self, url, size=SIZE, sha256=SUM, path="net/w.bin"):
+        files = [{"path": path, "url": url, "bytes": size, "sha256": sha256}]
+        entry = {"name": "net", "about": "a net", "columns": ["aes"], "licence": "MIT", "files": files}
         (self.root / "table.yaml").write_text(json.dumps([entry]))
         return self
 
@@ -144,9 +142,8 @@ def error_of(err):
 
 def test_a_file_is_brought_once(place):
     with serving("whole") as server:
-        place.table(server.url, then="python -m x FOLDER/net")
-        out, _ = place.run("net")
-        assert out == f"{place.target}\nnext: python -m x {place.root}/models/net\n"
+        out, _ = place.table(server.url).run("net")
+        assert out == f"{place.target}\n"
         assert place.target.read_bytes() == BODY and place.files() == ["w.bin"]
         place.run("net")
         place.run("--all")
@@ -358,6 +355,51 @@ def test_a_disk_that_fills_up_while_it_is_written(place, monkeypatch):
         with pytest.raises(StorageError, match="No space left on device"):
             download_models.download(download_models.table()["net"], place.root / "models")
     assert not place.target.exists()
+
+
+@pytest.fixture
+def foreign(place):
+    """A pickle of tensors that is converted after its download: its bytes, its place in the table, its target."""
+    torch.save({"w": torch.arange(4.0)}, place.root / "w.bin")
+    data = (place.root / "w.bin").read_bytes()
+    return data, (len(data), hashlib.sha256(data).hexdigest(), "net/pytorch_model.bin")
+
+
+def test_a_foreign_file_is_converted_after_its_download_and_not_needed_again(place, foreign):
+    data, published = foreign
+    original, target = (place.target.with_name(n) for n in ("pytorch_model.bin", "model.safetensors"))
+    with serving("whole", body=data) as server:
+        out, _ = place.table(server.url, *published).run("net")
+        assert out == f"{original}\n{target}: 1 tensors, {target.stat().st_size:,} bytes\n"
+        assert load_state(target)["w"].tolist() == [0, 1, 2, 3]
+        assert read_metadata(target)["original_sha256"] == published[1]
+        assert place.run("net", "--check")[0] == f"ok {original}\n"
+        original.unlink()
+        assert place.run("net")[0] == "" and place.files() == ["model.safetensors"]
+        assert place.run("--check")[0] == f"ok {target}\n"
+        assert re.match(r"net +\S+ kB +there ", place.run()[0])
+        assert len(server.ranges) == 1
+
+
+def test_a_foreign_file_that_was_put_there_by_hand_is_converted_without_a_network(place, foreign, nobody):
+    data, published = foreign
+    original, target = (place.target.with_name(n) for n in ("pytorch_model.bin", "model.safetensors"))
+    line = error_of(place.table(f"http://{nobody}/w.bin", *published).run("net", code=2)[1])
+    assert line.endswith(f"sha256 {published[1]}, then python -m tools.download_models net")
+    original.write_bytes(data)
+    out, _ = place.run("net", "--check", code=2)
+    assert out == f"not converted {original}: python -m tools.convert {original}\n"
+    assert place.run("net")[0].startswith(f"{target}: 1 tensors, ")
+
+
+def test_what_was_converted_from_another_file_is_converted_again(place, foreign):
+    data, published = foreign
+    target = place.target.with_name("model.safetensors")
+    target.parent.mkdir(parents=True)
+    save_file({"w": torch.zeros(1)}, target, {"original_sha256": "0" * 64})
+    with serving("whole", body=data) as server:
+        place.table(server.url, *published).run("net")
+    assert load_state(target)["w"].tolist() == [0, 1, 2, 3]
 
 
 def test_the_folders_readme_is_the_table(tool, published_table):

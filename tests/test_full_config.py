@@ -15,6 +15,7 @@ import yaml
 
 from tests import tiny
 from tests.conftest import REPO, read_table
+from tools.convert.formats import convert
 
 SCORING = "pipeline_steps.scoring_filtering"
 CAPTIONING = "pipeline_steps.captioning"
@@ -72,6 +73,7 @@ def weights(folder: Path, media: Path, clip: str, net: str) -> Path:
         tiny.save_hugging_face(tiny.reference(joint=768), folder / clip)
         for path in (media / "weights").iterdir():
             shutil.copy(path, folder)
+        convert(folder / "clip_autokeras_binary_nsfw.zip")
     else:
         tiny.save_hugging_face(tiny.reference(joint=512), folder / clip)
         tiny.torch.save(tiny.torch.nn.Linear(512, 1).state_dict(), folder / "sa_0_4_vit_b_32_linear.pth")

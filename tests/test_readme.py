@@ -20,7 +20,8 @@ PROGRAMS = [
     "pipeline.datasets.convert", "pipeline.datasets.datautil", "pipeline.datasets.deduplication",
     "pipeline.splitting.scene_detect", "pipeline.splitting.cut",
     "pipeline.splitting.audit", "script.pipeline_runner", "tools.make_demo",
-    "tools.download_models", "tools.pth_to_safetensors", "captioning.caption_qwen2vl", "captioning.caption_llava",
+    "tools.download_models", "tools.convert", "tools.pth_to_safetensors", "captioning.caption_qwen2vl",
+    "captioning.caption_llava",
     "captioning.caption_pllava", "captioning.caption_api", "captioning.enhance",
     *(f"scoring.{name}.inference" for name in SCORERS if (REPO / "scoring" / name).is_dir()),
 ]  # fmt: skip
@@ -31,10 +32,11 @@ def test_every_program_is_in_the_manual_and_every_one_in_it_exists():
     in_tables = {name for name in PROGRAMS if name.startswith(("scoring.", "captioning."))}
     assert set(PROGRAMS) - in_tables <= named
     for module in named:
-        assert (REPO / (module.replace(".", "/") + ".py")).is_file(), module
-    for path in [*REPO.glob("pipeline/*/*.py"), *REPO.glob("script/*.py"), *REPO.glob("tools/*.py")]:
+        place = REPO / module.replace(".", "/")
+        assert place.with_suffix(".py").is_file() or (place / "__main__.py").is_file(), module
+    for path in [*REPO.glob("pipeline/*/*.py"), *REPO.glob("script/*.py"), *REPO.glob("tools/**/*.py")]:
         if '__name__ == "__main__"' in path.read_text():
-            assert ".".join(path.relative_to(REPO).with_suffix("").parts) in named
+            assert ".".join(path.relative_to(REPO).with_suffix("").parts).removesuffix(".__main__") in named
 
 
 @pytest.fixture(scope="module")

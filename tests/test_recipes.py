@@ -67,9 +67,8 @@ def run(project: Path) -> Run:
     """A program of the copy."""
 
     def program(module: str, *arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-m", module, *map(str, arguments)], cwd=project, capture_output=True, text=True, check=False
-        )  # fmt: skip
+        command = [sys.executable, "-m", module, *map(str, arguments)]
+        done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
         assert done.returncode == code, done.stderr
         return done
 

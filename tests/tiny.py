@@ -13,10 +13,10 @@ import torchvision.models
 import transformers
 from safetensors.torch import save_file
 
-from scoring.clip.openai import from_openai, openai_config
-from scoring.clip.texts import openai_tokenizer
 from scoring.lpips.scorer import BACKBONES
 from tests import tiny_captioners
+from tools.convert.formats import convert
+from tools.convert.openai_clip import from_openai, openai_config, openai_tokenizer
 
 BUILDERS = {
     "alex": torchvision.models.alexnet,
@@ -65,10 +65,11 @@ def save_hugging_face(model: Any, folder: Path) -> None:
 
 
 def make(folder: Path) -> None:
-    """Weights in a folder: tiny.pt as OpenAI's, tiny/ as Hugging Face has them, and heads for both."""
+    """Weights in a folder: tiny/ as Hugging Face has them, openai/ converted from OpenAI's, and heads for both."""
     model = reference()
-    save_openai(model, folder / "tiny.pt")
+    save_openai(model, folder / "openai.pt")
     shutil.copy(VOCABULARY, folder)
+    convert(folder / "openai.pt")
     save_hugging_face(model, folder / "tiny")
     torch.manual_seed(3)
     predictor = aesthetic_predictor(JOINT)

@@ -1,9 +1,10 @@
 """Bring weight files into pretrained_models/ and check them: python -m tools.download_models [NAME...]
 
 Without a name it lists what there is. A file has its name only when it is whole and its sha256 is the
-published one. A cut transfer goes on where it ended, in the same run and in the next; two runs at once
-wait for each other. Through a proxy: set https_proxy. From a mirror: CLIPSHEET_WEIGHTS=FILE names a
-table like tools/weights.yaml with other URLs.
+published one. A file in a foreign format is then converted, as by tools.convert; it is not needed any more.
+A cut transfer goes on where it ended, in the same run and in the next; two runs at once wait for each
+other. Through a proxy: set https_proxy. From a mirror: CLIPSHEET_WEIGHTS=FILE names a table like
+tools/weights.yaml with other URLs.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ from tqdm import tqdm
 from clipsheet.cli import Parser, run_main
 from clipsheet.errors import WRONG_CALL, CallError, storing
 from clipsheet.scorer import MODELS
+from clipsheet.weights.converted import CONVERT, converted, is_foreign
 from clipsheet.weights.table import DOWNLOAD, Model, WeightFile, table
+from tools.convert.formats import convert, is_converted
 
 TRIES = 5
 PAUSE_SECONDS = 2.0  # before the second try; then twice as long each time
@@ -43,20 +46,32 @@ class _TryAgain(Exception):
 
 
 def download(model: Model, folder: Path) -> None:
-    """Bring the files of a model that are not there or not right.
+    """Bring the files of a model that are not there or not right, and convert those in foreign formats.
+
+    A foreign file that was converted before is not needed again.
 
     Raises:
-        CallError: a file cannot be had; says where it is and where to put it by hand.
+        CallError: a file cannot be had (says where it is and where to put it by hand), or not be converted.
         StorageError: no room, or the folder cannot be written.
     """
     with _alone(folder):
         for file in model.files:
             target = folder / file.path
+            if _is_converted(target):
+                continue
             wrong = file.wrong(target) if target.is_file() else "not there"
             if wrong:
                 _bring(file, target, wrong)
-    if model.then:
-        print(f"next: {model.then.replace('FOLDER', str(folder))}")
+        for target in (
+            folder / file.path for file in model.files
+        ):  # the vocabulary of a CLIP is there by now
+            if is_foreign(target) and not _is_converted(target):
+                print(convert(target))
+
+
+def _is_converted(target: Path) -> bool:
+    """Whether the run time has what it needs of a foreign file; False for others."""
+    return is_foreign(target) and is_converted(target)
 
 
 @contextmanager
@@ -125,11 +140,10 @@ def _fetch(file: WeightFile, partial: Path, target: Path) -> None:
             reason = f"the transfer broke off ({error!r})"
         except _TryAgain as error:
             reason = str(error)
-    expected = f", sha256 {file.sha256}" if file.sha256 else ""
-    size = f", {file.bytes:,} bytes" if file.bytes else ""
+    # The same command again takes what was put there; what needs no conversion is looked at by --check.
+    then = f"{DOWNLOAD} {file.model}" + ("" if is_foreign(target) else " --check")
     raise CallError(
-        f"{file.url}: {reason}; fetch it elsewhere and put it at {target}{size}{expected}, "
-        f"then {DOWNLOAD} {file.model} --check"
+        f"{file.url}: {reason}; fetch it elsewhere and put it at {target}{file.description}, then {then}"
     )
 
 
@@ -210,28 +224,40 @@ def _is_page(kind: str, beginning: bytes) -> bool:
 
 
 def check(models: Sequence[Model], folder: Path) -> int:
-    """Print the state of every file, one line each; the exit code."""
+    """Print the state of every file, one line each.
+
+    Returns:
+        The exit code.
+    """
     bad = 0
-    for model in models:
-        for file in model.files:
-            target = folder / file.path
-            there = target.is_file()
-            wrong = file.wrong(target) if there else ""
-            bad += bool(wrong) or not there
-            if not there:
-                print(f"missing {target}: {DOWNLOAD} {model.name}")
-            elif wrong:
-                print(f"wrong {target}: {wrong}; {DOWNLOAD} {model.name}")
-            else:
-                print(f"ok {target}" + ("" if file.sha256 else " (no published sha256 to compare with)"))
+    for file in (file for model in models for file in model.files):
+        target = folder / file.path
+        ready = _is_converted(target)
+        wrong = file.wrong(target) if target.is_file() else ""
+        if not _is_here(target):
+            said = f"missing {target}: {DOWNLOAD} {file.model}"
+        elif wrong:
+            said = f"wrong {target}: {wrong}; {DOWNLOAD} {file.model}"
+        elif is_foreign(target) and not ready:
+            said = f"not converted {target}: {CONVERT} {target}"
+        else:
+            said = f"ok {target if target.is_file() else converted(target)}"
+            said += "" if file.sha256 else " (no published sha256 to compare with)"
+        bad += not said.startswith("ok ")
+        print(said)
     return WRONG_CALL if bad else 0
+
+
+def _is_here(target: Path) -> bool:
+    """Whether a file, or what it was converted to, is there."""
+    return target.is_file() or _is_converted(target)
 
 
 def listing(folder: Path) -> str:
     """One line for each model: its name, its size, whether it is there, what it is."""
     lines = []
     for model in table().values():
-        there = sum((folder / file.path).is_file() for file in model.files)
+        there = sum(_is_here(folder / file.path) for file in model.files)
         state = {0: "", len(model.files): "there"}.get(there, f"{there} of {len(model.files)} files")
         lines.append(f"{model.name:24} {_size(model):>9}  {state:14} {model.about}")
     return "\n".join([*lines, "", f"{DOWNLOAD} NAME brings one, --check looks at what is there"])
@@ -256,9 +282,11 @@ def readme() -> str:
         "    python -m tools.download_models                          what there is, and what of it is here",
         "    python -m tools.download_models aesthetic                bring one",
         "    python -m tools.download_models aesthetic --check        is it here, and is it the published one",
+        "    python -m tools.convert pretrained_models/ViT-L-14.pt    convert a file that was put here by hand",
         "    python -m tools.pth_to_safetensors IN OUT.safetensors    a pickle of weights as safetensors",
         "",
-        "A machine without a network: fetch the files elsewhere, put them at the paths below, then `--check`.",
+        "A machine without a network: fetch the files elsewhere, put them at the paths below, run the command that",
+        "brings them (it converts what is not read as it is), then `--check`.",
         "Weights are used only when their sha256 is the one below; where there is none, no two sources publish one.",
         "The weights of RapidOCR (PP-OCR, Apache-2.0) come inside its package.",
     ]
@@ -273,8 +301,8 @@ def readme() -> str:
         for file in model.files:
             size = "unknown" if file.bytes is None else f"{file.bytes}"
             lines.append(f"| [{file.path}]({file.url}) | {size} | {file.sha256 or 'not published'} |")
-        if model.then:
-            lines += ["", f"Then: `{model.then.replace('FOLDER', str(MODELS))}`"]
+        foreign = [MODELS / file.path for file in model.files if is_foreign(Path(file.path))]
+        lines += [f"\nConverted after the download to `{converted(path)}`." for path in foreign]
     return "\n".join(lines)
 
 
@@ -285,7 +313,7 @@ def _program(names: Sequence[str], everything: bool, checking: bool, folder: Pat
             raise CallError(f"no model {name!r} is known; known are {', '.join(known)}")
     models = [known[name] for name in (known if everything else dict.fromkeys(names))]
     if checking and not models:
-        models = [m for m in known.values() if any((folder / file.path).exists() for file in m.files)]
+        models = [m for m in known.values() if any(_is_here(folder / file.path) for file in m.files)]
     if checking:
         return check(models, folder)
     for model in models:

@@ -6,14 +6,17 @@ import json
 import os
 import pickle
 import re
+import shlex
 import struct
 import warnings
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipsheet.errors import one_line
-from clipsheet.weights.table import refused
+from clipsheet.errors import CallError, one_line
+from clipsheet.weights.converted import CONVERT
+from clipsheet.weights.table import refused, unlike_original
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +58,7 @@ def load_state(path: Path) -> dict[str, torch.Tensor]:
     if path.suffix == ".safetensors":
         return _safetensors(path)
     if is_torchscript(path):
-        raise refused(path, "a TorchScript archive, where plain tensors are needed")
+        raise CallError(f"{path}: a TorchScript archive; convert it: {CONVERT} {shlex.quote(str(path))}")
     try:
         _check_plain(path)
         with warnings.catch_warnings():
@@ -93,6 +96,53 @@ def _safetensors(path: Path) -> dict[str, torch.Tensor]:
         raise refused(path, reason(error)) from error
 
 
+#: Keys of the metadata of a converted file: the name of its original, and the original's sha256 in hex.
+ORIGINAL, ORIGINAL_SHA256 = "original", "original_sha256"
+
+
+def read_metadata(path: Path) -> Mapping[str, str]:
+    """The metadata of a `.safetensors`.
+
+    Raises:
+        CallError: not there or cut off.
+    """
+    import safetensors
+
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            return file.metadata() or {}
+    except (safetensors.SafetensorError, *BROKEN) as error:
+        raise refused(path, reason(error)) from error
+
+
+def wrong_original(path: Path) -> str:
+    """The line for a converted file that was made of something else than the published file of its name.
+
+    Empty for all other files, and for those that do not say what they were made of.
+    """
+    if path.suffix != ".safetensors":
+        return ""
+    try:
+        sha256 = read_metadata(path).get(ORIGINAL_SHA256)
+    except CallError as error:
+        return str(error)
+    return unlike_original(path, sha256) if sha256 else ""
+
+
+def misfit(needed: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    """What keeps some tensors from being the weights of a model, the first thing found; empty if nothing.
+
+    Args:
+        needed: the model's own tensors, by name.
+    """
+    for name, tensor in needed.items():
+        if name not in given:
+            return f"no {name}"
+        if given[name].shape != tensor.shape:
+            return f"{name} is {tuple(given[name].shape)} and not {tuple(tensor.shape)}"
+    return next((f"{name} has no place in it" for name in given if name not in needed), "")
+
+
 def _check_plain(path: Path) -> None:
     """Raise NoWeights for a zip whose members have more bytes than the file: tensors are never packed."""
     if not zipfile.is_zipfile(path):
@@ -103,21 +153,6 @@ def _check_plain(path: Path) -> None:
             left -= entry.file_size
             if entry.compress_type != zipfile.ZIP_STORED or left < 0:
                 raise NoWeights(f"{entry.filename} is packed, tensors lie as they are")
-
-
-def read_member(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
-    """A member of a zip, of at most `most` bytes.
-
-    Raises:
-        ValueError: it has more, or is packed by other means than deflation, which cannot be bounded.
-    """
-    entry = archive.getinfo(name)
-    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError(f"{name} is packed by method {entry.compress_type}, only 8 is read")
-    if entry.file_size > most:
-        raise ValueError(f"{name} unpacks to {entry.file_size:,} bytes, at most {most:,} are read")
-    with archive.open(entry) as file:
-        return file.read(entry.file_size)  # which may be a lie, so never all that is there
 
 
 def reason(error: Exception) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +14,7 @@ from typing import Any
 import yaml
 
 from clipsheet.errors import CallError, one_line
+from clipsheet.weights.converted import CONVERT, converted, originals
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOWNLOAD = "python -m tools.download_models"
@@ -37,6 +39,12 @@ class WeightFile:
     bytes: int | None
     sha256: str | None
 
+    @property
+    def description(self) -> str:
+        """Size and sha256, as far as they are known, to stand behind the name in a message."""
+        size = f", {self.bytes:,} bytes" if self.bytes else ""
+        return size + (f", sha256 {self.sha256}" if self.sha256 else "")
+
     def wrong(self, path: Path) -> str:
         """What tells the file at `path` from the published one; empty when nothing does."""
         size = os.stat(path).st_size
@@ -57,14 +65,12 @@ class Model:
         about: what it is.
         columns: what needs it.
         licence: of the weights.
-        then: the command after the download, with FOLDER for pretrained_models; empty if there is none.
     """
 
     name: str
     about: str
     columns: tuple[str, ...]
     licence: str
-    then: str
     files: tuple[WeightFile, ...]
 
 
@@ -96,7 +102,7 @@ def _model(entry: Mapping[str, Any]) -> Model:
         if os.path.isabs(file.path) or ".." in file.path.split("/"):
             raise ValueError(f"path {file.path!r} leaves the folder")
     columns = tuple(entry["columns"])
-    return Model(name, entry["about"], columns, entry["licence"], entry.get("then", ""), files)
+    return Model(name, entry["about"], columns, entry["licence"], files)
 
 
 def known(path: Path) -> WeightFile | None:
@@ -116,17 +122,29 @@ def known(path: Path) -> WeightFile | None:
     return min(found, key=lambda pair: pair[0])[1] if found else None
 
 
+def published_original(path: Path) -> WeightFile | None:
+    """The published file in a foreign format that the file at `path` is converted from, by its name."""
+    return next(filter(None, map(known, originals(path))), None)
+
+
 def absent(path: Path, name: str = "") -> str:
     """The line for a weight file that is not there: which, what it is, and how to get it.
+
+    Where a foreign file that it can be converted from lies beside it, the line has the command that converts it.
 
     Args:
         name: of its model; used only where the table has that model and does not know the file.
     """
     file = known(path)
     if file is not None:
-        size = f", {file.bytes:,} bytes" if file.bytes else ""
-        expected = f", sha256 {file.sha256}" if file.sha256 else ""
-        return f"no {path}{size}{expected}: {DOWNLOAD} {file.model}"
+        return f"no {path}{file.description}: {DOWNLOAD} {file.model}"
+    for original in originals(path):
+        if original.is_file():
+            return f"no {path}: {CONVERT} {shlex.quote(str(original))}"
+    file = published_original(path)
+    if file is not None:
+        source = file.path.rpartition("/")[2]
+        return f"no {path}, converted from {source}{file.description}: {DOWNLOAD} {file.model}"
     folder = Path(os.path.abspath(path)).parent.name  # of what is made out of a model's files
     models = [model for model in (folder, name) if model in table()]
     return f"no {path}: {DOWNLOAD} {models[0]}" if models else f"no {path}: put it there"
@@ -134,11 +152,18 @@ def absent(path: Path, name: str = "") -> str:
 
 def unlike(path: Path, sha256: str) -> str:
     """The line for a file of that sum that is not the published one of its name; empty when it is."""
-    file = known(path)
+    return _unlike(f"{path} is not the published file", known(path), sha256)
+
+
+def unlike_original(path: Path, sha256: str) -> str:
+    """The line for a converted file whose original of that sum is not the published one; empty when it is."""
+    return _unlike(f"{path} was not converted from the published file", published_original(path), sha256)
+
+
+def _unlike(what: str, file: WeightFile | None, sha256: str) -> str:
     if file is None or file.sha256 is None or file.sha256 == sha256:
         return ""
-    sums = f"sha256 {sha256[:SHOWN]}..., published {file.sha256[:SHOWN]}..."
-    return f"{path} is not the published file ({sums}): {DOWNLOAD} {file.model}"
+    return f"{what} (sha256 {sha256[:SHOWN]}..., published {file.sha256[:SHOWN]}...): {DOWNLOAD} {file.model}"
 
 
 def refused(path: Path, why: str) -> CallError:
@@ -154,3 +179,12 @@ def place_of(name: str, models: Path) -> Path:
     """Where a file or folder is that was named: by its path, or inside the folder of the weights."""
     given = Path(name)
     return given if given.is_absolute() or given.exists() else models / name
+
+
+def place_of_converted(name: str, models: Path) -> Path:
+    """Where the converted file of a foreign one is that was named as for place_of().
+
+    The foreign file may have been deleted after its conversion.
+    """
+    source = place_of(name, models)
+    return converted(source) if source.exists() else place_of(os.fspath(converted(Path(name))), models)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from clipsheet.config import option
+from clipsheet.weights.converted import CLIP_SUFFIX, HEAD_SUFFIXES, converted
 from clipsheet.weights.load import read_json
-from clipsheet.weights.table import absent, place_of, refused
-from scoring.clip.openai import openai_config, openai_state, reading
+from clipsheet.weights.table import absent, place_of, place_of_converted, refused
 
 DEFAULT = "clip-vit-large-patch14"
-#: The same weights as OpenAI published them.
+#: The same weights as OpenAI published them, for tools.convert.
 OPENAI = {
     "clip-vit-large-patch14": "ViT-L-14.pt",
     "clip-vit-base-patch32": "ViT-B-32.pt",
@@ -24,14 +25,13 @@ NAMES = {
     "clip-vit-base-patch32": "ViT-B/32",
     "clip-vit-base-patch16": "ViT-B/16",
 }
-OPENAI_VOCABULARY = "bpe_simple_vocab_16e6.txt.gz"
 JOINT_DIMENSIONS = 512  # where a config does not say
 DTYPES = ("float32", "bfloat16", "float16")
 
 
 def clip_option() -> Any:
     """The field `clip` of a scorer."""
-    return option(DEFAULT, "model: a folder or .pt file in pretrained_models, or a path to one")
+    return option(DEFAULT, "model: a folder in pretrained_models, or a path to one")
 
 
 def dtype_option() -> Any:
@@ -45,18 +45,34 @@ def frames_option() -> Any:
 
 
 def place(clip: str, models: Path) -> Path:
-    """The folder or file of a model; OpenAI's file where the folder of the same model is not there."""
+    """The folder of a model.
+
+    OpenAI's `X.pt` stands for the folder that tools.convert makes of it. The folder of OpenAI's file of the
+    same model is taken where a model that is known by its name is not there.
+    """
+    if clip.endswith(CLIP_SUFFIX):
+        return place_of_converted(clip, models).parent
     path = place_of(clip, models)
-    if not path.exists() and clip in OPENAI and (models / OPENAI[clip]).exists():
-        path = models / OPENAI[clip]
+    if not path.exists() and clip in OPENAI:
+        original = models / OPENAI[clip]
+        folder = converted(original).parent
+        if original.exists() or folder.exists():
+            return folder
     return path
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what a file of unexpected contents leads to into a CallError that names it."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        raise refused(path, f"not what a CLIP model has there: {type(error).__name__}: {error}") from error
 
 
 def image_files(clip: str, models: Path) -> dict[str, Path]:
     """The files that decide about an image's vector."""
     path = place(clip, models)
-    if path.suffix == ".pt":
-        return {path.stem: path}
     files = {"config": path / "config.json", **_model_files(path)}
     return files | {file.stem: file for file in preprocessor_files(path)[:1]}
 
@@ -74,8 +90,6 @@ TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_to
 def text_files(clip: str, models: Path) -> dict[str, Path]:
     """The files that decide about a text's vector."""
     path = place(clip, models)
-    if path.suffix == ".pt":
-        return {path.stem: path, OPENAI_VOCABULARY: path.parent / OPENAI_VOCABULARY}
     more = {name: path / name for name in TOKENIZER_FILES if (path / name).exists()}
     return {
         "config": path / "config.json", "tokenizer": path / "tokenizer.json", **more, **_model_files(path)
@@ -99,7 +113,7 @@ def missing_files(files: Mapping[str, Path], clip: str) -> list[str]:
 
 
 class Architecture(NamedTuple):
-    """What a model is, by its config or its weights.
+    """What a model is, by its config.
 
     Attributes:
         kind: "clip" or "siglip".
@@ -131,7 +145,7 @@ def architecture(clip: str, models: Path) -> Architecture:
 
 
 def architecture_of_version(path: Path) -> Architecture:
-    file = path if path.suffix == ".pt" else path / "config.json"
+    file = path / "config.json"
     if not file.is_file():
         raise refused(file, "is not there")
     status = file.stat()
@@ -141,10 +155,6 @@ def architecture_of_version(path: Path) -> Architecture:
 @cache
 def _architecture_of(path: Path, size: int, mtime_ns: int) -> Architecture:
     """What the model at a path is, looked up once per version of it."""
-    if path.suffix == ".pt":
-        config = openai_config(openai_state(path), path)
-        return _architecture("clip", config["vision_config"], config["projection_dim"])
-
     config = read_json(path / "config.json")
     kind = str(config.get("model_type", ""))
     if kind not in ("clip", "siglip"):
@@ -172,11 +182,11 @@ def head_file(head: str, heads: Mapping[str, tuple[str, str]], clip: str, models
     """The file of a head for a model, by the name of its download.
 
     Args:
-        head: a file, in place of the one that `heads` has for the model.
+        head: a file, in place of the one that `heads` has for the model; one in a foreign format stands for
+            what tools.convert makes of it.
     """
     if head:
-        given = Path(head)
-        return {"head": given if given.is_absolute() or given.exists() else models / head}
+        return {"head": (place_of_converted if head.endswith(HEAD_SUFFIXES) else place_of)(head, models)}
     download, file = heads.get(model_name(clip, models), ("", ""))
     return {download: models / file} if file else {}
 

@@ -20,8 +20,8 @@ from scoring.clip.files import (
     missing_files,
     place,
     preprocessor_files,
+    reading,
 )
-from scoring.clip.openai import reading
 from scoring.clip.weights import load_encoder
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -72,7 +72,7 @@ def _middle(side: int, most: int) -> slice:
 
 def _preprocessor(path: Path) -> dict[str, Any]:
     """How a model wants its pictures, in a folder that says so."""
-    files = preprocessor_files(path) if path.suffix != ".pt" else []
+    files = preprocessor_files(path)
     if not files:
         return {}
     with reading(files[0]):
@@ -137,7 +137,7 @@ class _Images:
         self._kind = architecture(feature.clip, home.models).kind
         self._dtype = getattr(torch, feature.dtype)
         self._device = home.device
-        model = load_encoder(path, kinds[self._kind], "vision").to(home.device, self._dtype).eval()
+        model = load_encoder(path, kinds[self._kind]).to(home.device, self._dtype).eval()
         self._model = torch.compile(model) if home.compile else model
         mean, std = _normalisation(path, self._kind)
         shape = (1, 3, 1, 1)

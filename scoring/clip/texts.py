@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,9 @@ import numpy as np
 
 from clipsheet.scorer import Home
 from clipsheet.weights.pretrained import load_tokenizer
-from clipsheet.weights.table import refused
-from scoring.clip.files import OPENAI_VOCABULARY, architecture, place
+from scoring.clip.files import architecture, place
 from scoring.clip.weights import load_encoder
 
-OPENAI_WORDS = 49152 - 256 - 2  # merges of that file that belong to the model's vocabulary
 TEXTS_AT_ONCE = 64
 
 
@@ -34,7 +31,7 @@ class ClipTexts:
         kinds = {"clip": transformers.CLIPTextModelWithProjection, "siglip": transformers.SiglipTextModel}
         self._kind = architecture(clip, home.models).kind
         self._device, self._dtype = home.device, getattr(torch, dtype)
-        self._model = load_encoder(path, kinds[self._kind], "text").to(home.device, self._dtype).eval()
+        self._model = load_encoder(path, kinds[self._kind]).to(home.device, self._dtype).eval()
         self._most = int(self._model.config.max_position_embeddings)
         self._tokenizer = _tokenizer(path)
 
@@ -79,23 +76,5 @@ class _Tokenizer:
 
 
 def _tokenizer(path: Path) -> _Tokenizer:
-    if path.suffix == ".pt":
-        return _Tokenizer(openai_tokenizer(path.parent / OPENAI_VOCABULARY), 0)
     tokenizer = load_tokenizer(path)
     return _Tokenizer(tokenizer, tokenizer.pad_token_id or 0)
-
-
-def openai_tokenizer(path: Path) -> Any:
-    """The byte pair encoding of OpenAI's vocabulary file: one merge per line, after a first line."""
-    from tokenizers.pre_tokenizers import ByteLevel
-    from transformers import CLIPTokenizer
-
-    try:
-        lines = gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")
-    except (OSError, EOFError, ValueError) as error:
-        raise refused(path, f"not a vocabulary: {error}") from error
-    merges: Any = [tuple(line.split()) for line in lines[1 : 1 + OPENAI_WORDS]]
-    letters = sorted(ByteLevel.alphabet(), key=lambda c: (ord(c) > 255, ord(c)))
-    words = [*letters, *(f"{c}</w>" for c in letters), *map("".join, merges)]
-    words += ["<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(vocab={word: number for number, word in enumerate(words)}, merges=merges)

@@ -110,7 +110,7 @@ class Lpips(Scorer):
         import lpips
         import torch
 
-        from clipsheet.weights.load import load_state
+        from clipsheet.weights.load import load_state, misfit
         from clipsheet.weights.table import refused
 
         [path] = self.weights(home.models).values()
@@ -133,16 +133,6 @@ class Lpips(Scorer):
     def score(self, model: _Metric, items: Sequence[_Clip]) -> list[tuple[Any, ...]]:
         groups = [items] if model.together else [[item] for item in items]
         return [(mean,) for group in groups for mean in _means(model, group)]
-
-
-def misfit(needed: Mapping[str, Any], given: Mapping[str, Any]) -> str:
-    """What keeps some tensors from standing in for others, the first thing found; empty if nothing."""
-    for name, tensor in needed.items():
-        if name not in given:
-            return f"no {name}"
-        if given[name].shape != tensor.shape:
-            return f"{name} is {tuple(given[name].shape)} and not {tuple(tensor.shape)}"
-    return next((f"{name} has no place in it" for name in given if name not in needed), "")
 
 
 def _means(metric: _Metric, clips: Sequence[_Clip]) -> list[float]:

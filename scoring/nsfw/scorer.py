@@ -16,15 +16,15 @@ import numpy as np
 
 from clipsheet.config import option
 from clipsheet.scorer import Column, Feature, Featured, Home, Scorer, at_most
-from clipsheet.weights.keras import nsfw_state
 from scoring.clip.files import check_head, clip_option, dtype_option, frames_option, head_file, missing_head
 from scoring.clip.images import ClipImages
 from scoring.clip.texts import unit
+from scoring.nsfw.head import read_head
 
-#: By OpenAI's name of the model: the name of the download and its file.
+#: By OpenAI's name of the model: the name of the download, and the file that it is converted to.
 HEADS = {
-    "ViT-L/14": ("nsfw", "clip_autokeras_binary_nsfw.zip"),
-    "ViT-B/32": ("nsfw-b32", "clip_autokeras_nsfw_b32.zip"),
+    "ViT-L/14": ("nsfw", "clip_autokeras_binary_nsfw.safetensors"),
+    "ViT-B/32": ("nsfw-b32", "clip_autokeras_nsfw_b32.safetensors"),
 }
 NSFW_LIMIT = 0.2  # of --safety_check
 LEAST_DEVIATION = 1e-7  # as Keras has it
@@ -66,7 +66,7 @@ class Nsfw(Scorer):
 
     def load(self, home: Home) -> dict[str, np.ndarray]:
         [path] = self.weights(home.models).values()
-        state = {name: tensor.double().numpy() for name, tensor in nsfw_state(path).items()}
+        state = {name: tensor.double().numpy() for name, tensor in read_head(path).items()}
         check_head(path, len(state["mean"]), self.clip, home.models)
         return state
 

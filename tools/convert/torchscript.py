@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipsheet.weights.load import BROKEN, NoWeights, is_torchscript, load_state, read_member, reason
+from clipsheet.weights.load import BROKEN, NoWeights, is_torchscript, load_state, reason
 from clipsheet.weights.table import refused
 
 if TYPE_CHECKING:
@@ -42,6 +42,21 @@ def openai_clip_state(path: Path) -> dict[str, torch.Tensor]:
             return _Archive(archive, os.stat(path).st_size).state()
     except BROKEN as error:
         raise refused(path, str(error) if isinstance(error, NoWeights) else reason(error)) from error
+
+
+def read_member(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
+    """A member of a zip, of at most `most` bytes.
+
+    Raises:
+        ValueError: it has more, or is packed by other means than deflation, which cannot be bounded.
+    """
+    entry = archive.getinfo(name)
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{name} is packed by method {entry.compress_type}, only 8 is read")
+    if entry.file_size > most:
+        raise ValueError(f"{name} unpacks to {entry.file_size:,} bytes, at most {most:,} are read")
+    with archive.open(entry) as file:
+        return file.read(entry.file_size)  # which may be a lie, so never all that is there
 
 
 _STORAGES = {

@@ -10,15 +10,16 @@ from __future__ import annotations
 import re
 import zipfile
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from clipsheet.errors import CallError
-from clipsheet.weights.load import BROKEN, load_state, read_member
+from clipsheet.weights.load import BROKEN
 from clipsheet.weights.table import refused
+from scoring.nsfw.head import checked_head
+from tools.convert.torchscript import read_member
 
 if TYPE_CHECKING:
     import torch
@@ -32,53 +33,22 @@ MOST_BYTES = 64 << 20
 INDEX_BYTES = 1 << 20
 #: Of tensorflow/core/framework/types.proto; other types are no weights.
 DTYPES = {1: "<f4", 2: "<f8", 9: "<i8", 19: "<f2"}
-#: Widths after the head's linear layers by that of the embedding: for CLIP ViT-L/14, and ViT-B/32.
-WIDTHS = {768: (64, 512, 256, 1), 512: (32, 32, 1)}
 
 
-def nsfw_state(path: Path) -> dict[str, torch.Tensor]:
-    """LAION's safety head on an image embedding of D numbers: 768 of ViT-L/14, or 512 of ViT-B/32.
-
-    Args:
-        path: the published `.zip`, a Keras `.h5`, or what tools.pth_to_safetensors made of either.
+def safety_head(path: Path) -> dict[str, torch.Tensor]:
+    """LAION's safety head out of the published `.zip` or a Keras `.h5`.
 
     Returns:
-        float32: `mean`, `variance` [D]; `0.weight` [64, D], `2.weight` [512, 64], `4.weight` [256, 512],
-        `6.weight` [1, 256] and their `bias`, as torch.nn.Linear has them and with room for a ReLU
-        between two. For ViT-B/32 `0.weight` [32, D], `2.weight` [32, 32], `4.weight` [1, 32].
+        float32, as scoring.nsfw.head.read_head() has it.
 
     Raises:
         CallError: broken, or not such a head.
     """
     import torch
 
-    if path.suffix == ".zip":
-        arrays = _of_saved_model(path)
-    elif path.suffix in (".h5", ".hdf5"):
-        arrays = _of_hdf5(path)
-    else:
-        return _checked(path, load_state(path))
-    return _checked(
-        path, {n: torch.from_numpy(np.array(a, np.float32, order="C")) for n, a in arrays.items()}
-    )
-
-
-def _checked(path: Path, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    shapes = {name: list(tensor.shape) for name, tensor in state.items()}
-    width = shapes.get("mean", [0])[0]
-    if width not in WIDTHS:
-        widths = " or ".join(map(str, WIDTHS))
-        raise refused(
-            path, f"not LAION's safety head: no `mean` of {widths} numbers; it holds {sorted(shapes)}"
-        )
-    wanted = {"mean": [width], "variance": [width]}
-    for number, (before, after) in enumerate(pairwise((width, *WIDTHS[width]))):
-        wanted |= {f"{2 * number}.weight": [after, before], f"{2 * number}.bias": [after]}
-    for name in sorted(shapes.keys() | wanted.keys()):
-        if shapes.get(name) != wanted.get(name):
-            found, needed = shapes.get(name, "absent"), wanted.get(name, "none")
-            raise refused(path, f"not LAION's safety head: {name} is {found}, needed is {needed}")
-    return state
+    arrays = (_of_saved_model if path.suffix == ".zip" else _of_hdf5)(path)
+    state = {name: torch.from_numpy(np.array(a, np.float32, order="C")) for name, a in arrays.items()}
+    return checked_head(path, state)
 
 
 def _head(
