@@ -179,6 +179,4 @@ def test_what_is_killed_goes_on_where_it_was(
 def verdicts(folder: Path) -> int:
     """How many verdicts are kept."""
     paths = folder.glob(".clipsheet/cells/*/*.jsonl")
-    return sum(
-        line.count(b"}") for path in paths for line in path.read_bytes().splitlines() if b"_began" not in line
-    )
+    return sum(b"_began" not in line for path in paths for line in path.read_bytes().splitlines())
