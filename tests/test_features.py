@@ -218,6 +218,25 @@ def test_vectors_come_back_as_they_went(tmp_path: Path) -> None:
     assert np.array_equal(there.read(places[0, :1]), vectors[:1])
 
 
+def test_a_span_of_frames_has_a_vector_of_its_own(tmp_path: Path) -> None:
+    folder = Store(tmp_path).vectors(Shades())
+    keys = [f"{n:024x}" for n in range(3)]
+    places = (0.5, (0.0, 0.5), (0.5, 1.0), (0.5, 0.5))
+    rng = np.random.default_rng(0)
+    given = {key: rng.random((len(places), 4), np.float32) for key in keys[:2]}
+    writer = folder.writer()
+    for key, vectors in given.items():
+        writer.append(key, places, vectors)
+    writer.close()
+    vectors = folder.load()
+    found = vectors.find(pa.array(keys), places[::-1])
+    assert (found[2] == -1).all()
+    for row, key in enumerate(keys[:2]):
+        assert (vectors.read(found[row].tolist()) == given[key][::-1]).all()
+    assert (vectors.find(pa.array(keys), [(0.0, 0.4)]) == -1).all()
+    assert (vectors.matrix()[found[:2].ravel()] == np.concatenate([given[key][::-1] for key in keys[:2]])).all()
+
+
 def test_a_file_that_was_cut_off_has_lost_its_last_record_only(tmp_path: Path) -> None:
     folder = Store(tmp_path).vectors(Shades())
     writer = folder.writer()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from clipsheet.store.keys import KEY_BYTES
 from clipsheet.store.locks import ProcessFile, ended_among
 
 POSITION_STEPS = 10**6
+SPAN_STEP = 0xFFFFFFFF  # of the record of a span
 MERGE_FILES = 50
 
 
@@ -29,9 +31,9 @@ class VectorFolder:
         <utc>-<host>-<pid>.<D>.vectors  vectors of one process: D floats each
         <utc>-<host>-<pid>.<D>.keys     whose they are, in the same order: key, position, checksum
 
-    A vector is that of the picture at a position (0 to 1) of the file that a key stands for. Both files
-    hold records of one length and are only ever appended to, the vector first: a kill costs at most the
-    last one. Keys are read whole, vectors only where they are used.
+    A vector is that of the picture at a position (0 to 1) of the file that a key stands for, or of a span of its
+    frames, from one position to another. Both files hold records of one length and are only ever appended to, the
+    vector first: a kill costs at most the last one. Keys are read whole, vectors only where they are used.
     """
 
     folder: Path
@@ -74,6 +76,9 @@ class VectorFolder:
         return sorted(path.with_suffix(".vectors") for path in self.folder.glob("*.keys"))
 
 
+#: Where in a file: the picture at a position, or the frames from one position to another; 0 to 1.
+At = float | tuple[float, float]
+
 _KEY = np.dtype([("key", f"S{KEY_BYTES}"), ("step", ">u4"), ("crc", "<u4")])
 
 
@@ -107,6 +112,18 @@ def _step(position: float) -> int:
     return round(position * POSITION_STEPS)
 
 
+def _named(keys: np.ndarray, at: At) -> tuple[np.ndarray, int]:
+    """[N] key and the step by which the records of N files at one place are known.
+
+    A span has a key of its own, made of the file's and of both ends, and a step that no position has.
+    """
+    if not isinstance(at, tuple):
+        return keys, _step(at)
+    ends = f" {_step(at[0])} {_step(at[1])}".encode()
+    spans = [hashlib.blake2b(key + ends, digest_size=KEY_BYTES // 2).hexdigest() for key in keys.tolist()]
+    return np.array(spans, f"S{KEY_BYTES}"), SPAN_STEP
+
+
 class Vectors:
     """The vectors that were on disk at one moment."""
 
@@ -116,14 +133,25 @@ class Vectors:
         parts = [_names(keys["key"], keys["step"]) for _, keys, _ in self._files]
         self._names = pa.concat_arrays(parts) if parts else None
 
-    def find(self, keys: pa.Array, positions: Sequence[float]) -> np.ndarray:
-        """[N, P] int64: where the vectors of N files at P positions are, -1 where there is none."""
+    def find(self, keys: pa.Array, positions: Sequence[At]) -> np.ndarray:
+        """[N, P] int64: where the vectors of N files at P positions or spans are, -1 where there is none."""
         if self._names is None or not positions:
             return np.full((len(keys), len(positions)), -1)
         wanted = np.array(keys.to_pylist(), f"S{KEY_BYTES}")
-        names = pa.concat_arrays([_names(wanted, _step(position)) for position in positions])
+        names = pa.concat_arrays([_names(*_named(wanted, position)) for position in positions])
         places = pc.fill_null(pc.index_in(names, value_set=self._names), -1).to_numpy()
         return places.astype(np.int64).reshape(len(positions), len(keys)).T
+
+    def matrix(self) -> np.ndarray:
+        """[V, D] float32: all vectors, whose rows are the places that find() gives.
+
+        Not in memory before they are used where they are in one file, as VectorFolder.merge() leaves them; their
+        checksums are not looked at.
+        """
+        vectors = [vectors for _, _, vectors in self._files]
+        if not vectors:
+            return np.empty((0, 0), np.float32)
+        return vectors[0] if len(vectors) == 1 else np.concatenate(vectors)
 
     def read(self, places: Sequence[int]) -> np.ndarray:
         """[P, D] float32: the vectors at places that find() gave.
@@ -156,21 +184,23 @@ class VectorWriter:
         self._folder = folder
         self._files: list[ProcessFile] = []
 
-    def append(self, key: str, positions: Sequence[float], vectors: np.ndarray) -> None:
-        """Keep the vectors [P, D] of the pictures at P positions of a file.
+    def append(self, key: str, positions: Sequence[At], vectors: np.ndarray) -> None:
+        """Keep the vectors [P, D] of the pictures at P positions, or of P spans, of a file.
 
         Raises:
             StorageError: the disk is full or gone.
         """
         keys = np.zeros(len(positions), _KEY)
-        keys["key"], keys["step"] = key.encode(), [_step(p) for p in positions]
+        file = np.array([key], f"S{KEY_BYTES}")
+        for number, at in enumerate(positions):
+            keys[number]["key"], keys[number]["step"] = (named := _named(file, at))[0][0], named[1]
         for record, vector in zip(keys, vectors, strict=True):
             record["crc"] = _checksum(record, vector)
         if not self._files:
-            file = ProcessFile.new(self._folder, f"{vectors.shape[1]}.vectors")
-            self._files = [file, ProcessFile(_keys_of(file.path))]
-        for file, data in zip(self._files, (vectors.astype("<f4"), keys), strict=True):
-            file.append(data.tobytes())
+            new = ProcessFile.new(self._folder, f"{vectors.shape[1]}.vectors")
+            self._files = [new, ProcessFile(_keys_of(new.path))]
+        for part, data in zip(self._files, (vectors.astype("<f4"), keys), strict=True):
+            part.append(data.tobytes())
 
     def close(self) -> None:
         """There are no more."""
