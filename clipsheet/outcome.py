@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clipsheet import errors, tables
+from clipsheet import errors, places, tables
 from clipsheet.store.locks import FOLDER
 
 STATES = {errors.OK: "done", errors.INCOMPLETE: "incomplete"}
@@ -133,7 +133,7 @@ class Status:
             "pid": os.getpid(),
             "host": socket.gethostname(),
         }
-        with tables.replacing(self.path) as file:
+        with places.replacing(self.path) as file:
             file.write(json.dumps(entry, indent=2).encode() + b"\n")
 
 

@@ -20,7 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from clipsheet import config, errors, tables
+from clipsheet import config, errors, places, tables
 from clipsheet.cli import Parser, guarded, run_main
 from clipsheet.engine import launch, run
 from clipsheet.errors import CallError, ClipsheetError, Stopped
@@ -85,14 +85,14 @@ class Record:
         if self._entries.get(str(output)) == entry:
             return
         self._entries[str(output)] = entry
-        with tables.replacing(self._path) as file:
+        with places.replacing(self._path) as file:
             file.write(json.dumps({**self._entries, "sums": self._sums}, indent=1).encode())
 
     def _sha256(self, path: Path) -> str:
         """Of a table, which is read only if it is not the file that it was."""
         if not path.is_file():
             return ""
-        stamp = list(tables.stamp(path.stat()))
+        stamp = list(places.stamp(path))
         known = self._sums.get(str(path))
         if known is not None and known[0] == stamp:
             return known[1]
@@ -325,7 +325,7 @@ def _write_run_json(wanted: Plan, done: list[dict[str, Any]]) -> None:
             versions[package] = ""
     paths = {"video": wanted.paths.video, "clips": wanted.paths.clips, "meta": str(folder)}
     entry = {"paths": paths, "options": asdict(wanted.options), "versions": versions, "stages": done}
-    with tables.replacing(folder / "run.json") as file:
+    with places.replacing(folder / "run.json") as file:
         file.write(json.dumps(entry, indent=2, default=str).encode() + b"\n")
 
 
@@ -395,6 +395,8 @@ def main() -> None:
     given = parser.parse_args()
 
     def program() -> Status | int:
+        if launch.Rank.from_environment().world > 1:
+            raise CallError("a pipeline starts processes of its own: run it once, with --set options.processes=N")
         whole = plan(config.load(given.config, given.set), given.config)
         chosen = part(whole, given.only or given.first, given.only or given.last)
         if given.dry_run:

@@ -234,7 +234,9 @@ def test_a_span_of_frames_has_a_vector_of_its_own(tmp_path: Path) -> None:
     for row, key in enumerate(keys[:2]):
         assert (vectors.read(found[row].tolist()) == given[key][::-1]).all()
     assert (vectors.find(pa.array(keys), [(0.0, 0.4)]) == -1).all()
-    assert (vectors.matrix()[found[:2].ravel()] == np.concatenate([given[key][::-1] for key in keys[:2]])).all()
+    assert (
+        vectors.matrix()[found[:2].ravel()] == np.concatenate([given[key][::-1] for key in keys[:2]])
+    ).all()
 
 
 def test_a_file_that_was_cut_off_has_lost_its_last_record_only(tmp_path: Path) -> None:

@@ -75,6 +75,32 @@ def test_no_folder_imports_itself_through_another() -> None:
         pytest.fail(f"folders import one another: {' -> '.join(error.args[1][::-1])}")
 
 
+#: Calls that reach for a file, which in these rooms only `clipsheet/places.py` makes.
+REACHING = {"open", "read_bytes", "read_text", "write_bytes", "write_text", "stat", "fstat", "unlink", "mkdir", "glob",
+            "iterdir", "scandir", "listdir", "rename", "replace", "exists", "is_file", "is_dir"}  # fmt: skip
+#: Locks and files that grow are of this machine.
+LOCAL = ("clipsheet.store.locks",)
+HARMLESS = {"places", "av", "Image", "pillow_heif"}
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in MODULES if n.startswith(("clipsheet.tables", "clipsheet.store", "clipsheet.media"))]
+)
+def test_only_places_reaches_for_files(name: str) -> None:
+    if name in LOCAL:
+        return
+    for node in ast.walk(ast.parse(MODULES[name].read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        called = node.func
+        if isinstance(called, ast.Name) and called.id == "open":
+            assert any(k.arg == "closefd" for k in node.keywords), ast.unparse(node)
+        if isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name | ast.Attribute):
+            owner = ast.unparse(called.value)
+            reaching = called.attr in REACHING - {"replace"} or (owner == "os" and called.attr == "replace")
+            assert not reaching or owner in HARMLESS, ast.unparse(node)
+
+
 def test_the_packages_are_those_on_disk() -> None:
     assert {path.name for path in Path(REPO).iterdir() if (path / "__init__.py").is_file()} - {
         "tests", "benchmarks",

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clipsheet import tables
+from clipsheet import places, tables
 from clipsheet.errors import MetaError, StorageError
 from clipsheet.tables import csv as parsing
 from tests.conftest import REPO, read_table
@@ -533,7 +533,7 @@ def test_a_killed_writer_leaves_the_old_table_and_the_next_one_tidies_up(tmp_pat
     path = saved(tmp_path, "path\nold\n")
     program = (
         "import os, signal, sys\nfrom pathlib import Path\nfrom clipsheet import tables\n"
-        "with tables.replacing(Path(sys.argv[1])) as file:\n"
+        "with places.replacing(Path(sys.argv[1])) as file:\n"
         "    file.write(b'path\\nnew')\n    file.flush()\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     done = subprocess.run([sys.executable, "-c", program, path], cwd=REPO, check=False)
@@ -547,7 +547,7 @@ def test_a_killed_writer_leaves_the_old_table_and_the_next_one_tidies_up(tmp_pat
 
 def test_an_error_while_writing_leaves_the_old_table(tmp_path: Path) -> None:
     path = saved(tmp_path, "path\nold\n")
-    with pytest.raises(KeyError), tables.replacing(path) as file:
+    with pytest.raises(KeyError), places.replacing(path) as file:
         file.write(b"path\nhalf")
         raise KeyError
     assert path.read_text() == "path\nold\n"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clipsheet import tables
+from clipsheet import places, tables
 from clipsheet.engine import files, run
 from clipsheet.engine.join import join
 from clipsheet.engine.ranks import Share
@@ -16,7 +16,6 @@ from clipsheet.scorer import Scorer
 from clipsheet.step import Measured
 from clipsheet.store.cells import Cells, Verdicts
 from clipsheet.store.folder import Store, store_of
-from clipsheet.store.keys import file_mark
 from clipsheet.store.rows import Rows
 from clipsheet.target import Maker, Target, Written
 
@@ -78,7 +77,7 @@ class WorkDesk:
         for (row, target), one in zip(jobs, made, strict=True):
             self.files[paths.iat[row]] = marks[row]
             if hasattr(one, "mtime_ns"):
-                self.files[target.target] = file_mark(one.size, one.mtime_ns)
+                self.files[target.target] = places.mark_of(one.size, one.mtime_ns)
         return made
 
     def tidied(self) -> list[Cells]:

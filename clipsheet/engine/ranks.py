@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from clipsheet import tables
+from clipsheet import places
 from clipsheet.engine import launch
 from clipsheet.errors import TRANSIENT, Incomplete
 from clipsheet.options import RankOptions
@@ -111,7 +111,7 @@ class _Turnout:
 
     def over(self) -> bool:
         """This process has done its share. Returns whether all others have, too."""
-        with tables.replacing(self._mark(self._rank.index)):
+        with places.replacing(self._mark(self._rank.index)):
             pass
         return all(self._mark(index).exists() for index in range(self._rank.world))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clipsheet import tables
+from clipsheet import places, tables
 from clipsheet.engine import launch
 from clipsheet.engine.batches import Pass
 from clipsheet.engine.join import join, with_earlier_kept
@@ -195,7 +195,7 @@ class _Run:
             with_earlier_kept(self.rows.frame, all_columns(scorers), options.keep_as)
 
     def _read(self) -> Rows:
-        self._stamps = [tables.stamp(path.stat()) for path in self._paths]
+        self._stamps = [places.stamp(path) for path in self._paths]
         return Rows(tables.read(self._paths, dict.fromkeys(n for s in self._scorers for n in s.reads)))
 
     def compute(self, rank: launch.Rank) -> None:
@@ -205,7 +205,7 @@ class _Run:
 
     def finish(self, status: Status) -> None:
         """Write the table as it is by now and its failed rows, and find the exit code."""
-        changed = [tables.stamp(path.stat()) for path in self._paths] != self._stamps
+        changed = [places.stamp(path) for path in self._paths] != self._stamps
         if changed:
             self.rows = self._read()
         joined = join(self.rows, self._scorers, self._options, self._store)

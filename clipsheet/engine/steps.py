@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from clipsheet import tables
+from clipsheet import places, tables
 from clipsheet.engine import run
 from clipsheet.engine.desk import WorkDesk
 from clipsheet.engine.parts import goes_by_parts, over_parts
@@ -102,7 +102,7 @@ class _Run:
         self, step: Step, options: RunOptions, share: Share, output: Path, paths: Sequence[Path]
     ) -> None:
         self._step, self._options, self._share, self._output = step, options, share, output
-        self._stamps = [tables.stamp(path.stat()) for path in (*paths, *step.compared)]
+        self._stamps = [places.stamp(path) for path in (*paths, *step.compared)]
         self.rows = Rows(tables.read(paths, step.reads) if paths else pd.DataFrame())
         self._files: dict[str, str] = {}
         self._verdicts: list[Cells] = []

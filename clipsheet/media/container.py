@@ -13,6 +13,7 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
+from clipsheet import places
 from clipsheet.errors import MediaError
 
 #: Demuxers that read one file and nothing else. Playlists and scripts (HLS, DASH, SDP, concat)
@@ -121,7 +122,7 @@ def _opened(path: str, demuxer: str | None) -> InputContainer:
 def _nameless(real_path: str) -> Iterator[str]:
     """Another path of a file, without an ending; good for opening it while this lasts."""
     try:
-        descriptor = os.open(real_path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = places.descriptor(real_path)
     except OSError as error:
         raise MediaError("unreadable", error.strerror or "") from error
     try:
@@ -141,7 +142,7 @@ def _refused(real_path: str, code: str, detail: str) -> MediaError:
 def beginning(real_path: str) -> bytes:
     """The first bytes of a file; none where it cannot be read."""
     try:
-        descriptor = os.open(real_path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = places.descriptor(real_path)
     except OSError:
         return b""
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import os
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,6 +15,7 @@ import av
 import numpy as np
 from av.video.stream import VideoStream
 
+from clipsheet import places
 from clipsheet.errors import MediaError
 from clipsheet.media import fields, images
 from clipsheet.media.container import demuxed, video_stream
@@ -91,7 +91,7 @@ class Media:
     def check_unchanged(self) -> None:
         """Raise MediaError `changed` if the file is no longer the one that was opened."""
         try:
-            now = os.stat(self._real)
+            now = places.status(self._real)
         except OSError as error:
             raise MediaError("changed", "gone") from error
         if (now.st_size, now.st_mtime_ns) != (self._status.st_size, self._status.st_mtime_ns):

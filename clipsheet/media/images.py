@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from clipsheet import places
 from clipsheet.errors import MediaError
 from clipsheet.media.container import MAX_PIXELS
 from clipsheet.media.packets import MAX_FRAME_SECONDS
@@ -95,7 +96,7 @@ class _Bytes:
 
     def __init__(self, path: str) -> None:
         try:
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            self._descriptor = places.descriptor(path)
         except OSError as error:
             raise MediaError("unreadable", error.strerror or "") from error
         try:
@@ -109,7 +110,7 @@ class _Bytes:
 
     @property
     def size(self) -> int:
-        return os.fstat(self._descriptor).st_size
+        return places.status(self._descriptor).st_size
 
     def read(self, at: int, count: int) -> bytes:
         """Bytes from a place in the file on; fewer at its end."""

@@ -7,6 +7,7 @@ import os
 import stat
 from typing import Final
 
+from clipsheet import places
 from clipsheet.errors import MediaError
 
 
@@ -29,7 +30,7 @@ def check_path(path: str, root: str | None = None) -> tuple[str, os.stat_result]
         raise MediaError("bad_path", "holds a NUL")
     try:
         real = os.path.realpath(path, strict=True)
-        status = os.stat(real)
+        status = places.status(real)
     except OSError as error:
         raise _path_error(path, error) from error
     if root is not None and os.path.commonpath([os.path.realpath(root), real]) != os.path.realpath(root):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from clipsheet import tables
+from clipsheet import places, tables
 from clipsheet.errors import MAX_TRIES, TRANSIENT, MediaError, StorageError, storing
 from clipsheet.store.keys import ROWS_PER_PART
 from clipsheet.store.locks import ProcessFile, ended_among
@@ -99,21 +99,21 @@ class Cells:
         """The journals; read before cells.parquet, which has every line that leaves one."""
         while True:
             try:
-                return [_read_journal(path, self._schema()) for path in sorted(self._journals())]
+                return [_read_journal(path, self._schema()) for path in self._journals()]
             except FileNotFoundError:  # put together meanwhile, by another process
                 continue
 
     def journal(self) -> Journal:
         """A new file for this process's verdicts."""
         with storing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "scorer.txt").write_text(self.meaning + "\n")
+            places.make_folder(self.folder)
+            places.write(self.folder / "scorer.txt", f"{self.meaning}\n".encode())
         return Journal(ProcessFile.new(self.folder, "jsonl"), self.columns)
 
     def compact(self) -> None:
         """Move the verdicts of ended processes from their journals into one Parquet file."""
-        journals = sorted(self._journals())
-        if len(journals) < COMPACT_FILES and sum(p.stat().st_size for p in journals) < COMPACT_BYTES:
+        journals = self._journals()
+        if len(journals) < COMPACT_FILES and sum(places.status(p).st_size for p in journals) < COMPACT_BYTES:
             return
         with ended_among(journals[:COMPACT_FILES], self.folder) as ended:  # as many open files as allowed
             if not ended:
@@ -121,26 +121,26 @@ class Cells:
             parts = [_read_journal(path, self._schema()) for path in ended]
             parts = [p.filter(pc.is_null(p.column("_began"))) for p in parts]
             table = _newest(pa.concat_tables([*self._compacted(), *parts]))
-            with tables.replacing(self.folder / "cells.parquet") as file:
+            with places.replacing(self.folder / "cells.parquet") as file:
                 pq.write_table(table, file, row_group_size=ROWS_PER_PART, use_dictionary=False)
             for path in ended:
-                path.unlink()
+                places.remove(path)
 
     def files(self) -> list[Path]:
         """Where the verdicts are at this moment."""
-        return sorted([*self._journals(), *self.folder.glob("cells.parquet")])
+        return [*self._journals(), *places.entries(self.folder, "cells.parquet")]
 
     def _schema(self) -> pa.Schema:
         text = [pa.field(name, pa.large_string()) for name in self.columns]
         extra = [pa.field(n, pa.int64() if n == "_tries" else pa.large_string()) for n in _EXTRA]
         return pa.schema([*extra, *text])
 
-    def _journals(self) -> Iterator[Path]:
-        return self.folder.glob("*.jsonl")
+    def _journals(self) -> list[Path]:
+        return places.entries(self.folder, "*.jsonl")
 
     def _compacted(self) -> list[pa.Table]:
         path = self.folder / "cells.parquet"
-        if not path.exists():
+        if not places.exists(path):
             return []
         try:
             with pq.ParquetFile(path, pre_buffer=False) as file:  # a column at a time takes less memory
@@ -178,7 +178,7 @@ def _newest(table: pa.Table) -> pa.Table:
 
 def _read_journal(path: Path, schema: pa.Schema) -> pa.Table:
     """The whole lines of a journal; a last one that was cut off by a kill is not there."""
-    data = path.read_bytes()
+    data = places.read(path)
     data = data[: data.rfind(b"\n") + 1]
     if not data:
         return schema.empty_table()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from clipsheet import tables
+from clipsheet import places, tables
 
 KEY_BYTES = 24
 ROWS_PER_PART = 4_000  # of keys, and of verdicts in a file, that are handled at a time
@@ -50,24 +49,11 @@ def file_marks(paths: Iterable[str]) -> list[str]:
     waited = 0.0
     while len(marks) < len(paths) and waited < SLOW_CHUNK_SECONDS:
         started = time.monotonic()
-        marks += map(_file_mark, paths[len(marks) : len(marks) + STAT_CHUNK])
+        marks += map(places.mark, paths[len(marks) : len(marks) + STAT_CHUNK])
         waited = time.monotonic() - started
     rest = range(len(marks), len(paths), STAT_CHUNK)
     if rest:
         with ThreadPoolExecutor(STAT_THREADS) as threads:
-            for more in threads.map(lambda at: [*map(_file_mark, paths[at : at + STAT_CHUNK])], rest):
+            for more in threads.map(lambda at: [*map(places.mark, paths[at : at + STAT_CHUNK])], rest):
                 marks += more
     return marks
-
-
-def _file_mark(path: str) -> str:
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):
-        return "-"
-    return file_mark(status.st_size, status.st_mtime_ns)
-
-
-def file_mark(size: int, mtime_ns: int) -> str:
-    """What tells a file from what stood there before."""
-    return f"{size} {mtime_ns}"

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
+from clipsheet import places
 from clipsheet.errors import Incomplete, storing
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class ProcessFile:
     def _is_ours(self) -> bool:
         """Whether nobody took the new file for one of an ended process before it was locked."""
         with contextlib.suppress(FileNotFoundError):
-            same = os.path.samestat(os.fstat(self._file.fileno()), os.stat(self.path))
+            same = os.path.samestat(os.fstat(self._file.fileno()), places.status(self.path))
             if same and self._locked is not False:
                 return True
         self._file.close()
@@ -71,7 +72,7 @@ class ProcessFile:
         with storing(self.path):
             os.fsync(self._file.fileno())
             if empty:
-                self.path.unlink()
+                places.remove(self.path)
             self._file.close()
 
 
@@ -116,7 +117,7 @@ def working_on(output: Path) -> Iterator[None]:
     """
     path = output.parent / FOLDER / "locks" / f"{output.name}.lock"
     with storing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        places.make_folder(path.parent)
         file = open(path, "a+b")
     with file:
         if try_lock(file) is False:

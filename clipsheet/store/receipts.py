@@ -20,14 +20,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.feather as feather
 
-from clipsheet import tables
+from clipsheet import places, tables
 from clipsheet.errors import storing
 from clipsheet.store.cells import Cells
 from clipsheet.store.keys import file_marks
 from clipsheet.store.locks import FOLDER
 
 Files = Mapping[str, str]  # the mark of each file, by its path
-Stamp = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Receipt:
     def recall(self) -> dict[str, Any] | None:
         """How the run ended that made the table, if it would come out the same again; else None."""
         try:
-            kept = json.loads(self._path.read_bytes())
+            kept = json.loads(places.read(self._path))
             if kept["made_by"] != self.made_by or kept["tables"] != self._tables():
                 return None
             if not all(_stamp(Path(path)) == stamp for path, stamp in kept["verdicts"]):
@@ -68,7 +67,7 @@ class Receipt:
         return dict(kept["status"])
 
     def keep(
-        self, status: Mapping[str, Any], files: Files, verdicts: Sequence[Cells], read: Sequence[Stamp]
+        self, status: Mapping[str, Any], files: Files, verdicts: Sequence[Cells], read: Sequence[places.Stamp]
     ) -> None:
         """The table was made so: remember it.
 
@@ -78,10 +77,10 @@ class Receipt:
             verdicts: where the results are kept that went into it.
             read: the stamps of the inputs when they were read; if they have changed since, nothing is kept.
         """
-        if [tables.stamp(path.stat()) for path in self.inputs] != list(read):
+        if [places.stamp(path) for path in self.inputs] != list(read):
             return
         with storing(self._path):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            places.make_folder(self._path.parent)
         entry = {
             "made_by": self.made_by,
             "tables": self._tables(),
@@ -89,7 +88,7 @@ class Receipt:
             "files": self._keep_files(files) if files else "",
             "status": dict(status),
         }
-        with tables.replacing(self._path) as file:
+        with places.replacing(self._path) as file:
             file.write(json.dumps(entry).encode())
         self._forget_unused()
 
@@ -102,30 +101,30 @@ class Receipt:
         paths, marks = list(files), list(files.values())
         digest = hashlib.blake2b("\0".join([*paths, *marks]).encode("utf-8", "surrogatepass"), digest_size=12)
         path = self._path.with_name(f"{digest.hexdigest()}.files")
-        if not path.exists():
+        if not places.exists(path):
             table = pa.table(
                 {"path": pa.array(paths, pa.large_string()), "mark": pa.array(marks, pa.large_string())}
             )
-            with tables.replacing(path) as file:
+            with places.replacing(path) as file:
                 feather.write_feather(table, file, compression="lz4")
         return digest.hexdigest()
 
     def _forget_unused(self) -> None:
         """Remove lists of files that no receipt names any more."""
         used = set()
-        for path in self._path.parent.glob("*.json"):
+        for path in places.entries(self._path.parent, "*.json"):
             try:
-                used.add(json.loads(path.read_bytes())["files"])
+                used.add(json.loads(places.read(path))["files"])
             except (OSError, ValueError, TypeError, KeyError):  # of another version
-                path.unlink(missing_ok=True)
-        for path in self._path.parent.glob("*.files"):
+                places.remove(path)
+        for path in places.entries(self._path.parent, "*.files"):
             if path.stem not in used:
-                path.unlink(missing_ok=True)
+                places.remove(path)
 
 
 def _stamp(path: Path) -> list[int] | None:
     try:
-        return list(tables.stamp(path.stat()))
+        return list(places.stamp(path))
     except OSError:
         return None
 

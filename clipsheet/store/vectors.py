@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clipsheet import tables
+from clipsheet import places
 from clipsheet.errors import StorageError, storing
 from clipsheet.store.cells import COMPACT_FILES
 from clipsheet.store.keys import KEY_BYTES
@@ -50,8 +50,8 @@ class VectorFolder:
     def writer(self) -> VectorWriter:
         """For this process's vectors."""
         with storing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "feature.txt").write_text(self.meaning + "\n")
+            places.make_folder(self.folder)
+            places.write(self.folder / "feature.txt", f"{self.meaning}\n".encode())
         return VectorWriter(self.folder)
 
     def merge(self) -> None:
@@ -65,15 +65,15 @@ class VectorFolder:
             merged = ended[0].with_name(f"merged-{ended[0].name}")
             parts = [_records(path) for path in ended]
             for number, path in enumerate((_keys_of(merged), merged)[::-1]):
-                with tables.replacing(path) as file:
+                with places.replacing(path) as file:
                     for keys, vectors in parts:
                         file.write((vectors if number == 0 else keys).tobytes())
             for path in ended:
-                _keys_of(path).unlink()
-                path.unlink()
+                places.remove(_keys_of(path))
+                places.remove(path)
 
     def _files(self) -> list[Path]:
-        return sorted(path.with_suffix(".vectors") for path in self.folder.glob("*.keys"))
+        return [path.with_suffix(".vectors") for path in places.entries(self.folder, "*.keys")]
 
 
 #: Where in a file: the picture at a position, or the frames from one position to another; 0 to 1.
@@ -89,8 +89,8 @@ def _keys_of(path: Path) -> Path:
 def _records(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """The keys [N] of a file of vectors, and its vectors [N, D], not in memory before they are used."""
     dimensions = int(path.name.split(".")[-2])
-    keys = np.frombuffer(_whole(_keys_of(path).read_bytes(), _KEY.itemsize), _KEY)
-    count = min(len(keys), path.stat().st_size // (4 * dimensions))
+    keys = np.frombuffer(_whole(places.read(_keys_of(path)), _KEY.itemsize), _KEY)
+    count = min(len(keys), places.status(path).st_size // (4 * dimensions))
     if not count:
         return keys[:0], np.empty((0, dimensions), "<f4")
     return keys[:count], np.memmap(path, "<f4", "r", shape=(count, dimensions))

@@ -17,12 +17,12 @@ from clipsheet.tables.cells import (
     text,
     text_column,
 )
-from clipsheet.tables.csv import release_memory, stamp
+from clipsheet.tables.csv import release_memory
 from clipsheet.tables.hours import hours
 from clipsheet.tables.names import check_ending, check_names, check_output, digest, output_path, sidecar
 from clipsheet.tables.parts import is_folder, is_part, parts
 from clipsheet.tables.read import concatenate, expand, header, read, require
-from clipsheet.tables.write import replacing, write, write_parts, write_sidecar
+from clipsheet.tables.write import write, write_parts, write_sidecar
 
 __all__ = [
     "TEXT",
@@ -46,11 +46,9 @@ __all__ = [
     "parts",
     "read",
     "release_memory",
-    "replacing",
     "require",
     "set_errors",
     "sidecar",
-    "stamp",
     "text",
     "text_column",
     "write",

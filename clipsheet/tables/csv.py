@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import itertools
-import os
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -18,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from clipsheet import places
 from clipsheet.errors import MetaError, one_line
 from clipsheet.tables.names import check_names
 
@@ -38,7 +38,7 @@ def read_csv(path: Path) -> pd.DataFrame:
         MetaError: with record and line, for everything that a lenient reader would guess at.
     """
     try:
-        with open(path, "rb", buffering=0) as file:
+        with places.reader(path) as file:
             table = _read_csv(file, path)
         release_memory()
         return table.to_pandas(types_mapper=pd.ArrowDtype, ignore_metadata=True)
@@ -57,7 +57,7 @@ def read_header(path: Path) -> list[str]:
         MetaError: as read_csv() does, as far as that can be known from the beginning of the file.
     """
     try:
-        with open(path, "rb", buffering=0) as file:
+        with places.reader(path) as file:
             next((block for block in _checked_blocks(file, path) if block.strip()), None)
             return _header(file, path)
     except FileNotFoundError:
@@ -69,7 +69,7 @@ def read_header(path: Path) -> list[str]:
 
 
 def _read_csv(file: IO[bytes], path: Path) -> pa.Table:
-    before = stamp(os.fstat(file.fileno()))
+    before = places.stamp_of(file)
     next((block for block in _checked_blocks(file, path) if block.strip()), None)
     names = _header(file, path)
     table = _parse_fast(file, names, path)
@@ -77,14 +77,9 @@ def _read_csv(file: IO[bytes], path: Path) -> pa.Table:
         table = _parse_strictly(file, names, path)
     if pc.any(pc.equal(table.column(0), names[0])).as_py():
         _refuse_repeated_header(table, names, file, path)
-    if stamp(os.stat(path)) != before:  # read from its beginning more than once
+    if places.stamp(path) != before:  # read from its beginning more than once
         raise MetaError(f"{path}: changed while it was read; run this again")
     return table
-
-
-def stamp(status: os.stat_result) -> tuple[int, int, int]:
-    """What tells a file from the one that stood there before."""
-    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def release_memory() -> None:
@@ -132,7 +127,7 @@ def _strict_reader(file: IO[bytes]) -> Any:
 
 
 def _not_utf8(path: Path) -> MetaError:
-    data = path.read_bytes()
+    data = places.read(path)
     try:
         data.decode("utf-8")
     except UnicodeDecodeError as error:

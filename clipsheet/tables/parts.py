@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from clipsheet import places
 from clipsheet.errors import MetaError
 
 _NAME = re.compile(r"part-(\d{5,})\.parquet")
@@ -12,7 +13,7 @@ _NAME = re.compile(r"part-(\d{5,})\.parquet")
 
 def is_folder(path: Path) -> bool:
     """Whether a table is a folder of parts."""
-    return path.suffix == ".parquet" and path.is_dir()
+    return path.suffix == ".parquet" and places.is_folder(path)
 
 
 def is_part(path: Path) -> bool:
@@ -26,7 +27,7 @@ def parts(folder: Path) -> list[Path]:
     Raises:
         MetaError: there are none, or one between others is missing.
     """
-    found = {int(match[1]): path for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))}
+    found = {int(match[1]): path for path in places.entries(folder) if (match := _NAME.fullmatch(path.name))}
     if not found:
         raise MetaError(f"{folder}: no parts; they are called part-00000.parquet, part-00001.parquet, ...")
     missing = [number for number in range(max(found)) if number not in found]

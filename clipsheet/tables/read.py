@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from clipsheet import places
 from clipsheet.errors import MetaError, one_line
 from clipsheet.tables.cells import TEXT, text
 from clipsheet.tables.csv import read_csv, read_header
@@ -26,16 +26,16 @@ def expand(tables: Sequence[str | os.PathLike[str]]) -> list[Path]:
     """
     found: list[Path] = []
     for name in [os.fspath(table) for table in tables]:
-        if os.path.exists(name):
+        if places.exists(name):
             matches = [name]
         else:
-            matches = sorted(glob.glob(name, recursive=True))
+            matches = places.matching(name)
         if not matches:
             raise MetaError(f"{name}: no such table")
         found += map(Path, matches)
     for path in found:
         check_ending(path)
-        if not path.is_file() and not is_folder(path):
+        if not places.is_file(path) and not is_folder(path):
             raise MetaError(f"{path}: not a file, nor a folder of Parquet parts")
     return found
 

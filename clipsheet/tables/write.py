@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-import errno
-import filecmp
-import glob
-import os
-import secrets
-import socket
-import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import pandas as pd
@@ -21,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from clipsheet.errors import MetaError, storing
+from clipsheet import places
 from clipsheet.tables.cells import TEXT, TEXT_COLUMNS, as_text
 from clipsheet.tables.names import sidecar
 
@@ -46,7 +37,7 @@ def write_parts(frame: pd.DataFrame, paths: Sequence[Path]) -> None:
     table = _typed(frame) if paths[0].suffix == ".parquet" else None
     start = 0
     for path, rows in zip(paths, np.array_split(np.arange(len(frame)), len(paths)), strict=True):
-        with replacing(path, keep_same=True) as file:
+        with places.replacing(path, keep_same=True) as file:
             if table is not None:
                 pq.write_table(table.slice(start, len(rows)), file)
             else:
@@ -61,71 +52,7 @@ def write_sidecar(frame: pd.DataFrame, output: Path, kind: str) -> None:
     if len(frame):
         write(frame, path)
     else:
-        path.unlink(missing_ok=True)
-
-
-@contextmanager
-def replacing(path: Path, *, keep_same: bool = False) -> Iterator[IO[bytes]]:
-    """A file to write, which takes the place of `path` when it is complete and on the disk.
-
-    A link is followed and its target replaced; the mode of a replaced file is kept.
-
-    Args:
-        keep_same: leave what stands there alone if it has the same bytes, so that its time says when it changed.
-
-    Raises:
-        StorageError: as for write().
-    """
-    with storing(path):
-        target = Path(os.path.realpath(path))
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-        except FileExistsError:  # as a file
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
-        if target.exists() and not target.is_file():
-            raise MetaError(f"{path}: not a regular file; give another --output")
-        _remove_stale(target)
-        tag = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-        partial = target.parent / f".{_beginning(target)}.{tag}.tmp"
-        try:
-            with open(partial, "xb") as file:
-                yield file
-                file.flush()
-                if keep_same and target.exists() and filecmp.cmp(partial, target, shallow=False):
-                    return
-                os.fsync(file.fileno())
-            if target.exists():
-                os.chmod(partial, stat.S_IMODE(target.stat().st_mode))
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
-        _sync_folder(target.parent)
-
-
-def _beginning(target: Path) -> str:
-    """So much of a file's name as leaves room for more: a name has at most 255 bytes."""
-    return os.fsencode(target.name)[:120].decode("utf-8", "ignore")
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError:  # some shared file systems refuse it for folders; the file itself is synced
-        return
-    finally:
-        os.close(descriptor)
-
-
-def _remove_stale(target: Path) -> None:
-    """Remove what killed writers of this host left beside `target`."""
-    host = socket.gethostname()
-    for partial in target.parent.glob(f".{glob.escape(_beginning(target))}.*.tmp"):
-        *_, tag, _ = partial.name.rsplit(".", 2)
-        name, _, rest = tag.partition(f"{host}-")
-        pid = rest.split("-")[0]
-        if not name and pid.isdigit() and not os.path.exists(f"/proc/{pid}"):
-            partial.unlink(missing_ok=True)
+        places.remove(path)
 
 
 def csv_bytes(frame: pd.DataFrame) -> Iterator[bytes | memoryview]:

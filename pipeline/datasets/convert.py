@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import fsspec
 import pandas as pd
 
-from clipsheet import tables
+from clipsheet import places, tables
 from clipsheet.cli import Parser, run_main
 from clipsheet.config import build, option
 from clipsheet.engine.pool import Pool
@@ -285,7 +285,7 @@ def _downloaded(url: str, folder: str) -> str:
             raise CallError(f"{url}: {one_line(name)} lies outside it")
         if target.exists() and target.stat().st_size == size:
             continue
-        with tables.replacing(target) as file, system.open(name, "rb") as source:
+        with places.replacing(target) as file, system.open(name, "rb") as source:
             while block := source.read(1 << 22):
                 with storing(target):
                     file.write(block)

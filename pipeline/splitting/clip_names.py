@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from clipsheet import tables
+from clipsheet import places, tables
 from clipsheet.errors import Incomplete, MediaError, StorageError, storing
 from clipsheet.store.locks import FOLDER, working_on
 from pipeline.splitting.cutter import Cutting, name_hash
@@ -62,7 +62,7 @@ def claiming(save_dir: str) -> Iterator[dict[str, str]]:
         known = len(claims)
         yield claims
         if len(claims) != known:
-            with tables.replacing(path) as file:
+            with places.replacing(path) as file:
                 file.write(json.dumps(claims, indent=0).encode() + b"\n")
 
 

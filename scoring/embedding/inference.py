@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipsheet import tables
+from clipsheet import places, tables
 from clipsheet.cli import describe, run_main, scorer_parser
 from clipsheet.engine.run import run_scorers
 from clipsheet.options import RunOptions
 from clipsheet.outcome import Status
-from clipsheet.store.folder import Store
+from clipsheet.store.folder import Store, store_of
 from clipsheet.store.rows import Rows
 from scoring.clip.texts import unit
 from scoring.embedding.scorer import Embedding
@@ -27,11 +27,7 @@ def export(scorer: Embedding, table: Path, options: RunOptions) -> str:
     Raises:
         StorageError: the disk is full, or a kept vector is damaged.
     """
-    frame = tables.read(table)
-    vectors = Store(table.parent, options.reader, options.models).vectors(scorer.feature).load()
-    places = vectors.find(Rows(frame).keys(("path",)), scorer.positions)
-    rows = np.flatnonzero((places >= 0).all(axis=1))
-    paths = tables.text(frame, "path")
+    output = table.with_name(f"{table.stem}_vectors.parquet")
     kind = pa.list_(pa.float32())
     schema = pa.schema(
         [
@@ -41,20 +37,26 @@ def export(scorer: Embedding, table: Path, options: RunOptions) -> str:
             ("mean", kind),
         ]
     )
-    output = table.with_name(f"{table.stem}_vectors.parquet")
-    with tables.replacing(output) as file, pq.ParquetWriter(file, schema) as writer:
-        for start in range(0, len(rows), ROWS_AT_ONCE):
-            part = rows[start : start + ROWS_AT_ONCE]
-            found = [vectors.read(places[row]) for row in part]
-            means = [unit(unit(one).mean(axis=0)).astype(np.float32) for one in found]
-            columns = {
-                "path": [paths.iat[row] for row in part],
-                "positions": [scorer.positions] * len(part),
-                "vectors": [list(one) for one in found],
-                "mean": means,
-            }
-            writer.write_table(pa.table(columns, schema))
-    return f"vectors of {len(rows)} of {len(frame)} rows in {output}"
+    exported = count = 0
+    with places.replacing(output) as file, pq.ParquetWriter(file, schema) as writer:
+        for part in tables.parts(table) if tables.is_folder(table) else [table]:
+            frame = tables.read(part)
+            vectors = Store(store_of(part), options.reader, options.models).vectors(scorer.feature).load()
+            found = vectors.find(Rows(frame).keys(("path",)), scorer.positions)
+            rows = np.flatnonzero((found >= 0).all(axis=1))
+            paths = tables.text(frame, "path")
+            for start in range(0, len(rows), ROWS_AT_ONCE):
+                some = rows[start : start + ROWS_AT_ONCE]
+                read = [vectors.read(found[row]) for row in some]
+                columns = {
+                    "path": [paths.iat[row] for row in some],
+                    "positions": [scorer.positions] * len(some),
+                    "vectors": [list(one) for one in read],
+                    "mean": [unit(unit(one).mean(axis=0)).astype(np.float32) for one in read],
+                }
+                writer.write_table(pa.table(columns, schema))
+            exported, count = exported + len(rows), count + len(frame)
+    return f"vectors of {exported} of {count} rows in {output}"
 
 
 def main() -> None:

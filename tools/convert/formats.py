@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipsheet.errors import CallError
+from clipsheet.places import replacing
 from clipsheet.scorer import file_sha256
-from clipsheet.tables.write import replacing
 from clipsheet.weights.converted import CLIP_SUFFIX, CONVERT, HEAD_SUFFIXES, MODEL, converted
 from clipsheet.weights.load import ORIGINAL, ORIGINAL_SHA256, wrong_original
 from clipsheet.weights.table import absent, unlike
