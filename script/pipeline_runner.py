@@ -396,7 +396,9 @@ def main() -> None:
 
     def program() -> Status | int:
         if launch.Rank.from_environment().world > 1:
-            raise CallError("a pipeline starts processes of its own: run it once, with --set options.processes=N")
+            raise CallError(
+                "a pipeline starts processes of its own: run it once, with --set options.processes=N"
+            )
         whole = plan(config.load(given.config, given.set), given.config)
         chosen = part(whole, given.only or given.first, given.only or given.last)
         if given.dry_run:
