@@ -12,9 +12,9 @@ from clipsheet.errors import CallError, MetaError
 from pipeline.datasets import captions
 from pipeline.datasets.datautil import datautil
 from pipeline.datasets.verbs import UtilOptions, Verbs
-from scoring.clip.texts import openai_tokenizer
 from tests.conftest import Tool, read_table, write_table
 from tests.tiny import VOCABULARY
+from tools.convert.openai_clip import openai_tokenizer
 
 
 @pytest.mark.parametrize(

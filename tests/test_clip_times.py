@@ -16,7 +16,7 @@ from clipsheet.media import Media
 from pipeline.splitting.cutter import Clip, CutJob, Cutting, Made
 from pipeline.splitting.encoding import encoders
 from tests import footage
-from tests.test_cut import Cut, scenes
+from tests.test_cut import CutTable, scenes
 
 #: Milliseconds for which the frames of a source are shown: slides, with moving pictures between them.
 DELAYS = [40, 40, 40, 40, 200, 40, 40, 40, 500, 40, 40, 60, 40, 40, 900, 40, 40, 40, 40, 700]
@@ -83,7 +83,7 @@ def is_h264(name: str) -> bool:
 
 
 def cut(source: Path, spans: Sequence[tuple[float, float]], **cutting: Any) -> list[tuple[Made, Path]]:
-    """Cut clips in this process."""
+    """CutTable clips in this process."""
     wanted = [Clip(str(source.parent / f"clip_{n}.mp4"), *span) for n, span in enumerate(spans)]
     made = CutJob(Cutting(**cutting))((str(source), wanted), lambda seconds: None)
     assert all(isinstance(clip, Made) for clip in made), made
@@ -159,7 +159,7 @@ def test_a_source_without_times_and_clips_of_a_greatest_length(tmp_path: Path) -
     slides = timed(tmp_path / "slides.mp4", **SOURCES["plain.mp4"])
     rows = [{"path": str(raw.path), "timestamp": scenes((0.0, 1.0), (1.0, 2.0))},
             {"path": str(slides), "timestamp": scenes((0.0, sum(DELAYS) / 1000))}]  # fmt: skip
-    done = Cut(tmp_path, rows, max_seconds=1.2)
+    done = CutTable(tmp_path, rows, max_seconds=1.2)
     assert done.failed == []
     total = {str(raw.path): 2.0, str(slides): sum(DELAYS) / 1000}
     for clip in done.clips:

@@ -11,7 +11,7 @@ import pytest
 from clipsheet.media import Media, fields
 from tests import footage
 from tests.conftest import read_table, write_table
-from tests.test_cut import Cut, scenes
+from tests.test_cut import CutTable, scenes
 
 FILM = "fps=24,telecine=pattern=23"  # hard pulldown: two of five pictures are woven of two
 DV = ("-c:v", "dvvideo")
@@ -106,7 +106,7 @@ def tagged(path: str) -> tuple[bool, float]:
 @pytest.mark.parametrize("encoder", ["libx264", "smart"])
 def test_clips_are_whole_and_say_so(tmp_path: Path, sources: list[Path], encoder: str) -> None:
     rows = [{"path": str(path), "timestamp": scenes((0.2, 1.0))} for path in sources]
-    done = Cut(tmp_path, rows, encoder=encoder)
+    done = CutTable(tmp_path, rows, encoder=encoder)
     assert done.failed == []
     for clip in done.clips:
         flagged, combs = tagged(clip["path"])
@@ -117,7 +117,7 @@ def test_clips_are_whole_and_say_so(tmp_path: Path, sources: list[Path], encoder
 
 def test_clips_that_stay_woven_say_so(tmp_path: Path, sources: list[Path]) -> None:
     rows = [{"path": str(path), "timestamp": scenes((0.2, 1.0))} for path in sources]
-    done = Cut(tmp_path, rows, deinterlace="off", shorter_size=288)
+    done = CutTable(tmp_path, rows, deinterlace="off", shorter_size=288)
     assert done.failed == []
     assert [tagged(clip["path"])[0] for clip in done.clips] == [True, True, True, False]
     assert [Media(clip["path"]).info.fields for clip in done.clips] == ["tff", "bff", "tff", ""]

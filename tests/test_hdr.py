@@ -15,7 +15,7 @@ from clipsheet.media.frame import LUMA_OF_BT709
 from pipeline.splitting.cutter import Cutting
 from tests import footage
 from tests.conftest import read_table, write_table
-from tests.test_cut import Cut, scenes
+from tests.test_cut import CutTable, scenes
 
 TO_BT2020 = np.linalg.inv(hdr.TO_BT709.astype(float))
 
@@ -110,7 +110,7 @@ def test_clips_are_of_the_standard_range_and_say_so(
     sources: dict[str, Path], pictures: list[np.ndarray], tmp_path: Path
 ) -> None:
     rows = [{"path": str(sources[transfer]), "timestamp": scenes((0, 99))} for transfer in hdr.HDR]
-    done = Cut(tmp_path, rows, crf=10)
+    done = CutTable(tmp_path, rows, crf=10)
     assert done.failed == []
     for clip in done.clips:
         assert told(clip["path"]) == ("yuv420p", 1, 1, 1)
@@ -122,7 +122,7 @@ def test_clips_are_of_the_standard_range_and_say_so(
 
 def test_clips_that_keep_the_range_say_so(sources: dict[str, Path], tmp_path: Path) -> None:
     rows = [{"path": str(path), "timestamp": scenes((0, 99))} for path in sources.values()]
-    done = Cut(tmp_path, rows, hdr="keep", crf=10)
+    done = CutTable(tmp_path, rows, hdr="keep", crf=10)
     assert done.failed == []
     assert [told(clip["path"]) for clip in done.clips] == [
         ("yuv420p10le", 16, 9, 9), ("yuv420p10le", 18, 9, 9), told(str(sources["bt709"])),

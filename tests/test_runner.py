@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import pytest
 
-from clipsheet import config
+from clipsheet import config, places
 from clipsheet.engine import launch
 from clipsheet.errors import CallError, ConfigError
 from clipsheet.outcome import Status
@@ -165,6 +165,25 @@ def test_a_second_run_does_no_work_and_changes_no_byte(spoilt, videos):
     assert tables(spoilt) == before
     assert {path: path.stat().st_mtime_ns for path in (spoilt / "clips").rglob("*.mp4")} == clips
     assert {path: path.stat().st_size for path in spoilt.rglob("*.jsonl")} == cells
+
+
+def test_a_second_run_reads_no_table_and_replaces_none(spoilt, videos, monkeypatch):
+    read: list[str] = []
+    opened = places.reader
+    monkeypatch.setattr(places, "reader", lambda path: (read.append(os.path.basename(path)), opened(path))[1])
+    before = {path: path.stat().st_ino for path in spoilt.rglob("*.csv")}
+    run(videos, spoilt)  # which may be the first over a copy of the tables
+    read.clear()
+    run(videos, spoilt)
+    assert not [name for name in read if name.endswith(".csv")]
+    assert {path: path.stat().st_ino for path in spoilt.rglob("*.csv")} == before
+
+
+def test_a_clip_that_is_gone_or_a_video_that_changed_is_no_nothing_to_do(spoilt, videos):
+    clip = next((spoilt / "clips").rglob("*.mp4"))
+    clip.unlink()
+    run(videos, spoilt)
+    assert clip.is_file()
 
 
 def test_without_sharing_the_pass_the_tables_are_the_same(finished, videos, tmp_path):

@@ -48,6 +48,7 @@ def run_step(
     share = share or Share.of(RankOptions())
     step.check()
     paths = tables.expand(inputs)
+    tables.expand(step.compared)
     options = options or RunOptions()
     output = step.output(paths, options.output)
     others = step.outputs(output, options.output)
