@@ -532,7 +532,7 @@ def test_a_write_that_fails_leaves_the_old_table_and_nothing_else(tmp_path: Path
 def test_a_killed_writer_leaves_the_old_table_and_the_next_one_tidies_up(tmp_path: Path) -> None:
     path = saved(tmp_path, "path\nold\n")
     program = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom clipsheet import tables\n"
+        "import os, signal, sys\nfrom pathlib import Path\nfrom clipsheet import places\n"
         "with places.replacing(Path(sys.argv[1])) as file:\n"
         "    file.write(b'path\\nnew')\n    file.flush()\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
