@@ -75,7 +75,7 @@ class WorkDesk:
         self.pending += sum(one is None for one in made)
         paths, marks = tables.text(rows.frame, "path"), rows.marks()
         for (row, target), one in zip(jobs, made, strict=True):
-            self.files[paths.iat[row]] = marks[row]
+            self.files[paths.iat[row]] = marks[row].as_py()
             if hasattr(one, "mtime_ns"):
                 self.files[target.target] = places.mark_of(one.size, one.mtime_ns)
         return made

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from clipsheet import places, tables
 from clipsheet.engine import launch
@@ -27,7 +28,7 @@ from clipsheet.options import GIB, RankOptions, RunOptions
 from clipsheet.outcome import Status
 from clipsheet.scorer import Scorer, all_columns, missing
 from clipsheet.store.folder import Store, store_of
-from clipsheet.store.receipts import Receipt, files_of
+from clipsheet.store.receipts import Receipt, files_from, files_of
 from clipsheet.store.rows import Rows
 
 MOST_THREADS = 4  # that decode one file: each takes memory
@@ -224,5 +225,6 @@ class _Run:
     def keep(self, receipt: Receipt, status: Status) -> None:
         """Remember what the table was made of."""
         looked = any("path" in scorer.reads for scorer in self._scorers)
-        files = files_of(tables.text(self.rows.frame, "path"), self.rows.marks()) if looked else {}
+        paths = pa.array(tables.text(self.rows.frame, "path")) if looked else None
+        files = files_from({}) if paths is None else files_of(paths, self.rows.marks())
         receipt.keep(status.facts, files, [self._store.cells(s) for s in self._scorers], self._stamps)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 
 from clipsheet import places, tables
 from clipsheet.engine import run
@@ -22,7 +23,7 @@ from clipsheet.options import RankOptions, RunOptions
 from clipsheet.outcome import Status
 from clipsheet.step import Outcome, Step
 from clipsheet.store.cells import Cells
-from clipsheet.store.receipts import Receipt, files_of
+from clipsheet.store.receipts import Receipt, files_from, files_of
 from clipsheet.store.rows import Rows
 
 log = logging.getLogger(__name__)
@@ -139,9 +140,10 @@ class _Run:
 
     def keep(self, receipt: Receipt, status: Status) -> None:
         """Remember what the table was made of."""
-        files = dict(self._files)
+        files = files_from(self._files)
         if self._step.looks_at_files:
-            files |= files_of(tables.text(self.rows.frame, "path"), self.rows.marks())
+            of_rows = files_of(pa.array(tables.text(self.rows.frame, "path")), self.rows.marks())
+            files = pa.concat_tables([files, of_rows])
         receipt.keep(status.facts, files, self._verdicts, self._stamps)
 
 

@@ -20,7 +20,7 @@ STAT_CHUNK = 500
 SLOW_CHUNK_SECONDS = 0.02  # a local disk takes 1 ms; threads would only be in each other's way
 
 
-def row_keys(frame: pd.DataFrame, reads: Sequence[str], marks: Sequence[str] | None = None) -> pa.Array:
+def row_keys(frame: pd.DataFrame, reads: Sequence[str], marks: pa.Array | None = None) -> pa.Array:
     """[N] text: for every row 24 hex digits of what a scorer that reads these columns depends on.
 
     Args:
@@ -31,7 +31,7 @@ def row_keys(frame: pd.DataFrame, reads: Sequence[str], marks: Sequence[str] | N
     for start in range(0, len(frame), ROWS_PER_PART):
         cells = [column.iloc[start : start + ROWS_PER_PART].tolist() for column in columns]
         if marks is not None:
-            cells.append(list(marks[start : start + ROWS_PER_PART]))
+            cells.append(marks.slice(start, ROWS_PER_PART).to_pylist())
         keys[start : start + ROWS_PER_PART] = [_digest(row) for row in zip(*cells, strict=True)]
     ends = np.arange(len(keys) + 1, dtype=np.int64) * KEY_BYTES
     return pa.Array.from_buffers(pa.large_string(), len(keys), [None, pa.py_buffer(ends), pa.py_buffer(keys)])
@@ -42,18 +42,21 @@ def _digest(cells: Iterable[str]) -> str:
     return hashlib.blake2b(text, digest_size=KEY_BYTES // 2).hexdigest()
 
 
-def file_marks(paths: Iterable[str]) -> list[str]:
-    """[N] size and modification time of each file; where the disk lets us wait, many are asked for at a time."""
-    paths = list(paths)
-    marks: list[str] = []
-    waited = 0.0
-    while len(marks) < len(paths) and waited < SLOW_CHUNK_SECONDS:
+def file_marks(paths: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """[N] text: size and modification time of each file; where the disk lets us wait, many are asked for at a time."""
+    marks: list[pa.Array] = []
+    done, waited = 0, 0.0
+
+    def some(at: int) -> pa.Array:
+        return pa.array(map(places.mark, paths.slice(at, STAT_CHUNK).to_pylist()), pa.large_string())
+
+    while done < len(paths) and waited < SLOW_CHUNK_SECONDS:
         started = time.monotonic()
-        marks += map(places.mark, paths[len(marks) : len(marks) + STAT_CHUNK])
+        marks.append(some(done))
+        done += STAT_CHUNK
         waited = time.monotonic() - started
-    rest = range(len(marks), len(paths), STAT_CHUNK)
+    rest = range(done, len(paths), STAT_CHUNK)
     if rest:
         with ThreadPoolExecutor(STAT_THREADS) as threads:
-            for more in threads.map(lambda at: [*map(places.mark, paths[at : at + STAT_CHUNK])], rest):
-                marks += more
-    return marks
+            marks += threads.map(some, rest)
+    return pa.concat_arrays(marks) if marks else pa.array([], pa.large_string())

@@ -12,21 +12,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.feather as feather
 
 from clipsheet import places, tables
 from clipsheet.errors import storing
 from clipsheet.store.cells import Cells
-from clipsheet.store.keys import file_marks
+from clipsheet.store.keys import ROWS_PER_PART, file_marks
 from clipsheet.store.locks import FOLDER
-
-Files = Mapping[str, str]  # the mark of each file, by its path
 
 
 @dataclass(frozen=True)
@@ -62,18 +62,22 @@ class Receipt:
             )
         except (OSError, ValueError, TypeError, KeyError, pa.ArrowException):
             return None
-        if files is not None and file_marks(files.column(0).to_pylist()) != files.column(1).to_pylist():
+        if files is not None and not files.column(1).equals(pa.chunked_array([file_marks(files.column(0))])):
             return None
         return dict(kept["status"])
 
     def keep(
-        self, status: Mapping[str, Any], files: Files, verdicts: Sequence[Cells], read: Sequence[places.Stamp]
+        self,
+        status: Mapping[str, Any],
+        files: pa.Table,
+        verdicts: Sequence[Cells],
+        read: Sequence[places.Stamp],
     ) -> None:
         """The table was made so: remember it.
 
         Args:
             status: what is to be said of it again.
-            files: those that it was made from, and those that were made.
+            files: `path` and `mark` (see places.mark) of those that it was made from, and of those that were made.
             verdicts: where the results are kept that went into it.
             read: the stamps of the inputs when they were read; if they have changed since, nothing is kept.
         """
@@ -85,7 +89,7 @@ class Receipt:
             "made_by": self.made_by,
             "tables": self._tables(),
             "verdicts": [[os.fspath(p), _stamp(p)] for cells in verdicts for p in cells.files()],
-            "files": self._keep_files(files) if files else "",
+            "files": self._keep_files(files) if len(files) else "",
             "status": dict(status),
         }
         with places.replacing(self._path) as file:
@@ -97,16 +101,16 @@ class Receipt:
         written = dict.fromkeys([self.output, *self.others, *beside])
         return [[os.fspath(path), _stamp(path)] for path in (*self.inputs, *written)]
 
-    def _keep_files(self, files: Files) -> str:
-        paths, marks = list(files), list(files.values())
-        digest = hashlib.blake2b("\0".join([*paths, *marks]).encode("utf-8", "surrogatepass"), digest_size=12)
+    def _keep_files(self, files: pa.Table) -> str:
+        digest = hashlib.blake2b(digest_size=12)
+        for batch in files.to_batches(ROWS_PER_PART):
+            digest.update(
+                "\0".join([*batch[0].to_pylist(), *batch[1].to_pylist()]).encode("utf-8", "surrogatepass")
+            )
         path = self._path.with_name(f"{digest.hexdigest()}.files")
         if not places.exists(path):
-            table = pa.table(
-                {"path": pa.array(paths, pa.large_string()), "mark": pa.array(marks, pa.large_string())}
-            )
             with places.replacing(path) as file:
-                feather.write_feather(table, file, compression="lz4")
+                feather.write_feather(files, file, compression="lz4")
         return digest.hexdigest()
 
     def _forget_unused(self) -> None:
@@ -129,9 +133,14 @@ def _stamp(path: Path) -> list[int] | None:
         return None
 
 
-def files_of(paths: Iterable[str], marks: Iterable[str]) -> Files:
-    """The mark of each path; of one that comes again, the first."""
-    found: dict[str, str] = {}
-    for path, mark in zip(paths, marks, strict=True):
-        found.setdefault(path, mark)
-    return found
+def files_of(paths: pa.Array | pa.ChunkedArray, marks: pa.Array) -> pa.Table:
+    """Each path once, with its mark."""
+    paths = paths.combine_chunks() if isinstance(paths, pa.ChunkedArray) else paths
+    first = pc.equal(pc.index_in(paths, value_set=paths), pa.array(np.arange(len(paths)), pa.int32()))
+    return pa.table({"path": paths, "mark": marks}).filter(first)
+
+
+def files_from(marks: Mapping[str, str]) -> pa.Table:
+    """Files from the mark of each."""
+    text = pa.large_string()
+    return pa.table({"path": pa.array(list(marks), text), "mark": pa.array(list(marks.values()), text)})

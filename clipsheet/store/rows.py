@@ -21,7 +21,7 @@ class Rows:
 
     def __init__(self, frame: pd.DataFrame) -> None:
         self.frame = frame
-        self._marks: list[str] | None = None
+        self._marks: pa.Array | None = None
         self._keys: dict[tuple[str, ...], pa.Array] = {}
 
     def __len__(self) -> int:
@@ -35,21 +35,20 @@ class Rows:
             self._keys[columns] = row_keys(self.frame, columns, marks)
         return self._keys[columns]
 
-    def marks(self) -> list[str]:
+    def marks(self) -> pa.Array:
         """[N] size and modification time of each file, as text; `-` where there is none."""
         if self._marks is None:
-            self._marks = file_marks(tables.text(self.frame, "path"))
+            self._marks = file_marks(pa.array(tables.text(self.frame, "path")))
         return self._marks
 
     def look_again(self, places: np.ndarray) -> None:
         """Find out which of the files of these rows have changed since."""
         if not len(places):
             return
-        marks = self.marks()
-        paths = tables.text(self.frame, "path")
-        changed = dict(zip(places.tolist(), file_marks(paths.iloc[places]), strict=True))
-        if any(marks[place] != mark for place, mark in changed.items()):
-            self._marks = [changed.get(place, mark) for place, mark in enumerate(marks)]
+        paths = pa.array(tables.text(self.frame, "path"))
+        now = file_marks(paths.take(pa.array(places)))
+        if not now.equals(self.marks().take(pa.array(places))):
+            self._marks = file_marks(paths)
             self._keys.clear()
 
     def part(self, places: np.ndarray) -> Rows:
