@@ -174,7 +174,7 @@ class Step:
     @property
     def looks_at_files(self) -> bool:
         """Whether its table depends on the files of `path`, or on whether they are there."""
-        return True
+        return "path" in self.reads
 
     @property
     def repeatable(self) -> bool:

@@ -108,6 +108,10 @@ class Stage:
         """What its table would be made of; None where only running it can tell whether there is something to do."""
         if self.starts or not source.is_file():
             return None
+        if (
+            isinstance(self.does, Captioner) and self.does.window_seconds
+        ):  # writes a table of its own beside it
+            return None
         how = self._options(output, options)
         if isinstance(self.does, Step):
             return steps.receipt_of([source], self.does, how, output)

@@ -44,18 +44,23 @@ class WorkDesk:
         return Store(store_of(self.output), self.options.reader, self.options.models)
 
     def score(self, rows: Rows, scorer: Scorer) -> Verdicts:
-        if self.share.computes:
-            done = run.compute(rows, [scorer], self.options, self.store, self.share.rank, self.name)
-            rows.look_again(done)
-        cells = self.store.cells(scorer)
-        self._used.append(cells)
-        verdicts = cells.load()
+        verdicts = self._compute(rows, scorer).load()
         self.pending += int((verdicts.find(rows.keys(scorer.reads)) < 0).sum())
         return verdicts
 
+    def _compute(self, rows: Rows, scorer: Scorer) -> Cells:
+        if self.share.computes:
+            done = run.compute(rows, [scorer], self.options, self.store, self.share.rank, self.name)
+            if self.share.rank.world == 1:
+                rows.look_again(done)
+        cells = self.store.cells(scorer)
+        self._used.append(cells)
+        return cells
+
     def measure(self, rows: Rows, scorer: Scorer) -> Measured:
-        self.score(rows, scorer)
+        self._compute(rows, scorer)
         joined = join(rows, [scorer], self.options, self.store)
+        self.pending += joined.pending_rows
         return Measured(joined.frame, joined.failed)
 
     def map_files(

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,6 +33,8 @@ from clipsheet.target import Maker, Target
 
 FILES_PER_TASK = 32  # at most; a kill costs those of a task
 FIRST_TASKS, LAST_TASKS = 4, 16  # per worker, if all were as long as the first, as the last
+#: How a file is called before it is whole; see clipsheet.target.aside().
+PARTIAL = re.compile(r"\.[0-9a-f]{8}\.(?P<host>.+)\.(?P<pid>[0-9]+)\.part")
 STALE_SECONDS = 86_400.0  # after which what another machine left half-written is nobody's
 
 Job = tuple[int, Target]  # the row that a file is made for, and what it is to be
@@ -108,7 +111,8 @@ def _known(keys: list[str], jobs: Sequence[Job], work: Work) -> tuple[list[Any],
     """What is known of each job, and how often those that are to be tried again have been."""
     verdicts = work.cells.load()
     at = verdicts.find(keys)
-    final = verdicts.final(at, retry_failed=work.options.retry_failed)
+    # A process that makes nothing takes what there is.
+    final = verdicts.final(at, retry_failed=work.options.retry_failed) if work.share.computes else at >= 0
     results: list[Any] = [None] * len(keys)
     tries = {keys[i]: int(verdicts.tries[at[i]]) for i in np.flatnonzero((at >= 0) & ~final)}
     for number in np.flatnonzero(final).tolist():
@@ -187,8 +191,9 @@ def _remove_stale(folders: Iterable[str]) -> None:
     host = socket.gethostname()
     for folder in folders:
         for partial in Path(folder or ".").glob(".*.part"):
-            name, _, pid = partial.name.removesuffix(".part")[10:].rpartition(".")
-            dead = name == host and pid.isdigit() and not os.path.exists(f"/proc/{pid}")
+            if not (match := PARTIAL.fullmatch(partial.name)):
+                continue
+            dead = match["host"] == host and not os.path.exists(f"/proc/{match['pid']}")
             with contextlib.suppress(FileNotFoundError):
                 if dead or time.time() - partial.stat().st_mtime > STALE_SECONDS:
                     partial.unlink()

@@ -6,6 +6,8 @@ parts, and write theirs whole: joining is only looking whether all are there.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Protocol
 
 from clipsheet import tables
 from clipsheet.engine.ranks import Share, carry_through
-from clipsheet.errors import MetaError, storing
+from clipsheet.errors import Incomplete, MetaError, storing
 from clipsheet.outcome import Status
 
 #: Counts that those of the parts add up to.
@@ -49,18 +51,30 @@ def over_parts(source: Path, status: Status, share: Share, on_part: OnPart) -> S
     with storing(status.output):
         status.output.mkdir(parents=True, exist_ok=True)
 
+    alone = Share(dataclasses.replace(share.rank, index=0, world=1))  # with the device of the rank
+
     def compute() -> None:
         for number, part in enumerate(parts):
             if number % share.rank.world == share.rank.index:
-                on_part(part, status.output / part.name, Share())
+                with contextlib.suppress(Incomplete):  # another process is at it
+                    on_part(part, status.output / part.name, alone)
 
     def finish(whole: Status) -> None:
-        how = Share(computes=share.computes and share.joins == "always")
-        _add_up(whole, (on_part(part, status.output / part.name, how) for part in parts))
+        how = alone if share.joins == "always" and share.computes else Share(computes=False)
+        _add_up(whole, (_ended(on_part, part, status.output / part.name, how) for part in parts))
         _remove_others(status.output, {part.name for part in parts})
         on_part.judge(whole)
 
     return carry_through(status, share, compute if share.joins != "always" else lambda: None, finish)
+
+
+def _ended(on_part: OnPart, part: Path, output: Path, share: Share) -> Status:
+    """What happened to a part; its rows are pending while another process is at it."""
+    try:
+        return on_part(part, output, share)
+    except Incomplete:
+        rows = len(tables.read(part, ()))
+        return Status("", output, rows_in=rows, pending=rows)
 
 
 def _add_up(whole: Status, of_parts: Iterator[Status]) -> None:

@@ -63,8 +63,10 @@ def carry_through(
     """
     if share.joins == "always":
         return _make(status, finish, compute if share.computes else None)
-    turnout = _Turnout(status.output.parent, share.rank) if share.joins == "last" else None
+    turnout = _Turnout(status.output, share.rank) if share.joins == "last" else None
     part = dataclasses.replace(status, share=(share.rank.index, share.rank.world))
+    if places.exists(status.path):  # of an earlier run, whose success is not this one's
+        status.write("running")
     number = f"{share.rank.index}-of-{share.rank.world}"
     with working_on(status.output.with_name(f"{status.output.name}.{number}")), recording(part):
         compute()
@@ -102,10 +104,10 @@ def _make(status: Status, finish: Callable[[Status], None], compute: Callable[[]
 
 
 class _Turnout:
-    """Which processes of a launch have ended well: a file for each, in a folder that the launch has to itself."""
+    """Which processes of a launch have done their share of a table: a file for each, in a folder of their own."""
 
-    def __init__(self, folder: Path, rank: launch.Rank) -> None:
-        self._folder = folder / FOLDER / "ranks" / rank.launch
+    def __init__(self, output: Path, rank: launch.Rank) -> None:
+        self._folder = output.parent / FOLDER / "ranks" / f"{rank.launch}.{output.name}"
         self._rank = rank
         self._mark(rank.index).unlink(missing_ok=True)  # of an earlier launch of the same name
 

@@ -150,7 +150,7 @@ def run_scorers(
     run = _Run(paths, scorers, options, Store(store_of(output), options.reader, options.models), suffix)
     status = Status(suffix, output, rows_in=len(run.rows))
     ended = carry_through(status, share, lambda: run.compute(share.rank), run.finish)
-    if receipt is not None and share == Share() and is_lasting(ended):
+    if receipt is not None and share.computes and share.joins == "always" and is_lasting(ended):
         run.keep(receipt, ended)
     return ended
 
@@ -163,7 +163,9 @@ def receipt_of(
         return None
     store = Store(store_of(output), options.reader, options.models)
     how = f"keep_as={options.keep_as!r} skip_if_existing={options.skip_if_existing}"
-    return Receipt("\n".join([how, *(store.cells(scorer).meaning for scorer in scorers)]), paths, output)
+    return Receipt(
+        "\n".join([how, *(store.cells(scorer).meaning for scorer in scorers)]), tables.files(paths), output
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,17 +198,18 @@ class _Run:
             with_earlier_kept(self.rows.frame, all_columns(scorers), options.keep_as)
 
     def _read(self) -> Rows:
-        self._stamps = [places.stamp(path) for path in self._paths]
+        self._stamps = [places.stamp(path) for path in tables.files(self._paths)]
         return Rows(tables.read(self._paths, dict.fromkeys(n for s in self._scorers for n in s.reads)))
 
     def compute(self, rank: launch.Rank) -> None:
         done = compute(self.rows, self._scorers, self._options, self._store, rank, self._what)
-        self.rows.look_again(done)
+        if rank.world == 1:
+            self.rows.look_again(done)
         tables.release_memory()
 
     def finish(self, status: Status) -> None:
         """Write the table as it is by now and its failed rows, and find the exit code."""
-        changed = [places.stamp(path) for path in self._paths] != self._stamps
+        changed = [places.stamp(path) for path in tables.files(self._paths)] != self._stamps
         if changed:
             self.rows = self._read()
         joined = join(self.rows, self._scorers, self._options, self._store)

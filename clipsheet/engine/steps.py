@@ -49,7 +49,6 @@ def run_step(
     share = share or Share.of(RankOptions())
     step.check()
     paths = tables.expand(inputs)
-    tables.expand(step.compared)
     options = options or RunOptions()
     output = step.output(paths, options.output)
     others = step.outputs(output, options.output)
@@ -63,7 +62,7 @@ def run_step(
     job = _Run(step, options, share, output, paths)
     status = Status(step.name, output, rows_in=len(job.rows))
     ended = carry_through(status, share, job.compute, job.finish)
-    if receipt is not None and share == Share() and is_lasting(ended):
+    if receipt is not None and share.computes and share.joins == "always" and is_lasting(ended):
         job.keep(receipt, ended)
     return ended
 
@@ -73,8 +72,11 @@ def receipt_of(paths: Sequence[Path], step: Step, options: RunOptions, output: P
     if options.retry_failed or step.starts or not step.repeatable:
         return None
     reader = f"frames v{VERSION} read by {options.reader}" if step.looks_at_files else ""
-    made_by = f"{step.name} v{step.version} {step!r} {reader}"
-    return Receipt(made_by, [*paths, *step.compared], output, step.outputs(output, options.output))
+    how = f"keep_as={options.keep_as!r} skip_if_existing={options.skip_if_existing}"
+    made_by = f"{step.name} v{step.version} {step!r} {how} {reader}"
+    return Receipt(
+        made_by, tables.files([*paths, *step.compared]), output, step.outputs(output, options.output)
+    )
 
 
 def max_failed(step: Step, options: RunOptions) -> float:
@@ -104,7 +106,7 @@ class _Run:
         self, step: Step, options: RunOptions, share: Share, output: Path, paths: Sequence[Path]
     ) -> None:
         self._step, self._options, self._share, self._output = step, options, share, output
-        self._stamps = [places.stamp(path) for path in (*paths, *step.compared)]
+        self._stamps = [places.stamp(path) for path in tables.files([*paths, *step.compared])]
         self.rows = Rows(tables.read(paths, step.reads) if paths else pd.DataFrame())
         self._files: dict[str, str] = {}
         self._verdicts: list[Cells] = []
@@ -124,6 +126,8 @@ class _Run:
         alone = Share(computes=self._share.computes and self._share.joins == "always")
         desk = WorkDesk(self._step.name, self._output, self._options, alone)
         status.hours_in = tables.hours(self.rows.frame)
+        if self._step.looks_at_files:
+            self.rows.marks()  # as they are before anything is made of them
         made = self._step.carry_out(self.rows, desk)
         tables.write_parts(made.kept, self._step.outputs(self._output, self._options.output))
         none = made.kept.iloc[:0]

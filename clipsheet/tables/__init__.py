@@ -21,7 +21,7 @@ from clipsheet.tables.csv import release_memory
 from clipsheet.tables.hours import hours
 from clipsheet.tables.names import check_ending, check_names, check_output, digest, output_path, sidecar
 from clipsheet.tables.parts import is_folder, is_part, parts
-from clipsheet.tables.read import concatenate, expand, header, read, require
+from clipsheet.tables.read import concatenate, expand, files, header, read, require
 from clipsheet.tables.write import write, write_parts, write_sidecar
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "concatenate",
     "digest",
     "expand",
+    "files",
     "format_errors",
     "header",
     "hours",

@@ -51,12 +51,17 @@ def read(tables: Path | Sequence[str | os.PathLike[str]], needs: Iterable[str] =
         MetaError: no such file, not a table, or a needed column is missing.
     """
     paths = [tables] if isinstance(tables, Path) else expand(tables)
-    paths = [part for path in paths for part in (parts(path) if is_folder(path) else [path])]
+    paths = files(paths)
     frames = [read_parquet(p) if p.suffix == ".parquet" else read_csv(p) for p in paths]
     for path, frame in zip(paths, frames, strict=True):
         for column in needs:
             require(frame, column, path)
     return frames[0] if len(frames) == 1 else concatenate(frames)
+
+
+def files(paths: Iterable[Path]) -> list[Path]:
+    """The files of tables: each itself, or its parts."""
+    return [part for path in paths for part in (parts(path) if is_folder(path) else [path])]
 
 
 def header(path: Path) -> list[str]:

@@ -70,7 +70,9 @@ class Datautil(Step):
     @property
     def compared(self) -> tuple[Path, ...]:
         verbs = self.verbs
-        return tuple(Path(t) for t in (verbs.difference, verbs.intersection, verbs.update_text) if t)
+        return tuple(
+            tables.expand([t for t in (verbs.difference, verbs.intersection, verbs.update_text) if t])
+        )
 
     def output(self, inputs: Sequence[Path], given: str) -> Path:
         first = inputs[0].with_suffix(f".{self.format}") if self.format else inputs[0]

@@ -54,7 +54,7 @@ class VerbGroup(Step):
 
 def is_asked(value: object) -> bool:
     """Whether the value of a verb asks for something; 0 does."""
-    return value is not None and value is not False and value != ()
+    return value is not None and value is not False and value != () and value != ""
 
 
 def missing_option() -> Any:
