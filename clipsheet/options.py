@@ -54,7 +54,7 @@ class RankOptions:
 
     def __post_init__(self) -> None:
         if self.join and (self.rank is not None or self.world is not None):
-            raise ConfigError("--join is an act of its own: give it without --rank and --world")
+            raise ConfigError("--join cannot be combined with --rank or --world")
         if (self.rank is None) != (self.world is None):
             raise ConfigError("--rank and --world go together: this process's number, and how many there are")
         if self.rank is not None and self.world is not None and self.rank >= self.world:

@@ -179,7 +179,7 @@ def _run_stages(wanted: Plan, record: Record, done: list[dict[str, Any]], status
 def _nothing_to_do(
     stage: Stage, source: Path, output: Path, record: Record, wanted: Plan
 ) -> dict[str, Any] | None:
-    """What is to be said of a stage whose table would come out as it is; None where it is to be run."""
+    """The counts of a stage whose table needs no work; None where the stage must run."""
     receipt = stage.receipt(source, output, _run_options(wanted))
     made_by = _described(stage, wanted.options.models)
     return receipt.recall() if receipt is not None and record.is_current(made_by, source, output) else None

@@ -118,7 +118,7 @@ class Stage:
         return run.receipt_of([source], [self.does], how, output)
 
     def repeated(self, output: Path, facts: Mapping[str, Any], options: RunOptions) -> Status:
-        """What is said of it when its table would come out as it is."""
+        """Its status when its table needs no work."""
         allowed = steps.max_failed(self.does, options) if isinstance(self.does, Step) else options.max_failed
         tool = self.does.name if isinstance(self.does, Step) else self.does.suffix
         return ranks.repeated(Status(tool, output), facts, allowed)
@@ -175,15 +175,17 @@ def step(cls: type[Step], output: str = "", renamed: Sequence[str] = (), **place
         for key in renamed:
             given.pop(key, None)
         how, rest, _ = split_run_keys(given, where)
+        fixed = {name: str(getattr(paths, folder)) for name, folder in places.items()}
+        known = [f.name for f in dataclasses.fields(cls) if f.name not in fixed or f.name == "save_dir"]  # type: ignore[arg-type]
+        if cls.starts:
+            check_keys(given, [*known, "output_meta_csv", "num_workers"], where)
         first = str(rest.pop("input_meta_csv", None) or "")
         table: Path | None = None
         if output:
             table = Path(rest.pop("output_meta_csv", None) or paths.meta / output)
             if table.resolve() == paths.final.resolve():  # the ancestors' name, here the last table's
                 table = table.with_name(output)
-        fixed = {name: str(getattr(paths, folder)) for name, folder in places.items()}
-        known = [f.name for f in dataclasses.fields(cls) if f.name not in fixed]  # type: ignore[arg-type]
-        check_keys(rest, known if "save_dir" not in fixed else [*known, "save_dir"], where)
+        check_keys(rest, known, where)
         return Stage(name, build(cls, rest | fixed, where), table, how=how, first_input=first)
 
     return make

@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from clipsheet.cli import Parser
@@ -146,7 +148,7 @@ def test_a_rank_says_how_it_ended_in_a_file_of_its_own(table: Path) -> None:
         ({"rank": 4, "world": 4}, "ranks are counted from 0 to 3"),
         ({"rank": 1}, "go together"),
         ({"world": 2}, "go together"),
-        ({"rank": 0, "world": 2, "join": True}, "an act of its own"),
+        ({"rank": 0, "world": 2, "join": True}, "cannot be combined"),
     ],
 )
 def test_ranks_that_make_no_sense_are_refused(given: dict[str, int], message: str) -> None:
@@ -252,6 +254,37 @@ def test_a_table_of_parts_is_scored_and_filtered_part_by_part(tmp_path: Path, cl
     assert {row["path"] for row in read_parts(kept.output)} == {p for p, n in known.items() if int(n) >= 60}
     dropped = kept.output.with_name(f"{kept.output.stem}_dropped.parquet")
     assert len(read_parts(dropped)) == sum(kept.dropped.values())
+
+
+def test_all_parts_have_the_same_types(table: Path) -> None:
+    folder = parts_of(table, 4)
+    for number in (0, 2):  # all rows fail in one part, and are joined before they are done in another
+        frame = pd.read_parquet(folder / f"part-{number:05}.parquet").assign(text="bad")
+        frame.to_parquet(folder / f"part-{number:05}.parquet")
+    score(folder, rank(0, 2))
+    score(folder, JOIN)
+    output = table.with_name("m_words.parquet")
+    types = {pq.read_schema(path).field("words").type for path in output.glob("*.parquet")}
+    assert types == {pa.int64()}
+
+
+def test_a_file_where_a_folder_is_needed_is_named_before_any_work(table: Path) -> None:
+    folder = parts_of(table, 2)
+    table.with_name("m_words_dropped.parquet").write_bytes(b"")
+    with pytest.raises(MetaError, match=r"m_words_dropped\.parquet: a file, where a folder"):
+        score(folder)
+
+
+def test_ranks_make_a_file_of_two_rows_once(tmp_path: Path) -> None:
+    video = footage.numbered(tmp_path / "a.mp4", 20)
+    row = {"path": str(video), "timestamp": json.dumps([["00:00:00.000", "00:00:00.400"]])}
+    table = write_table(tmp_path / "v.csv", [row] * 16)
+    for share in (rank(0, 2), rank(1, 2), JOIN):
+        status = run_step(
+            [str(table)], Cut(save_dir=str(tmp_path / "clips"), preset="ultrafast"), share=share
+        )
+    assert (status.exit_code, status.rows_out) == (0, 16)
+    assert sum(len(p.read_bytes().splitlines()) for p in tmp_path.glob(".clipsheet/cells/cut-*/*.jsonl")) == 1
 
 
 def test_ranks_take_turns_at_parts(table: Path) -> None:

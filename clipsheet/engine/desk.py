@@ -25,7 +25,7 @@ class WorkDesk:
     """What a step works with: see clipsheet.step.Desk.
 
     Attributes:
-        share: what this process does; where it computes nothing, what lacks is only counted.
+        share: what this process does; where it computes nothing, missing results are only counted.
         pending: rows and files that have no verdict.
         files: the marks of those that map_files() made or found, and of what they are made from.
     """

@@ -1,4 +1,4 @@
-"""Files that are written for the rows of a table: which are to be made, by whom, and whether they are still there.
+"""Files that a step writes for the rows of a table: which ones are missing, which process writes them, and resuming.
 
 A file has its name only when it is whole: it is written under another, then renamed. Its size and time are kept with
 what else its maker says; a file that is no longer as it was written is made again.
@@ -35,7 +35,7 @@ FILES_PER_TASK = 32  # at most; a kill costs those of a task
 FIRST_TASKS, LAST_TASKS = 4, 16  # per worker, if all were as long as the first, as the last
 #: How a file is called before it is whole; see clipsheet.target.aside().
 PARTIAL = re.compile(r"\.[0-9a-f]{8}\.(?P<host>.+)\.(?P<pid>[0-9]+)\.part")
-STALE_SECONDS = 86_400.0  # after which what another machine left half-written is nobody's
+STALE_SECONDS = 86_400.0  # after which a half-written file of another machine is removed
 
 Job = tuple[int, Target]  # the row that a file is made for, and what it is to be
 
@@ -73,8 +73,11 @@ def map_files(rows: Rows, jobs: Sequence[Job], work: Work) -> list[Any]:
     results, tries = _known(keys, jobs, work)
     owned = work.share.rank.owned(len(rows)) if work.share.computes else np.zeros(len(rows), bool)
     todo: dict[str, int] = {}
+    first = {
+        key: number for number, key in reversed(list(enumerate(keys)))
+    }  # whose row decides who makes a file
     for number, key in enumerate(keys):
-        if results[number] is None and owned[jobs[number][0]]:
+        if results[number] is None and owned[jobs[first[key]][0]]:
             todo.setdefault(key, number)
     if not todo:
         return results

@@ -1,7 +1,7 @@
 """Tables of parts: rowwise work runs part by part, so that its memory does not grow with the table.
 
-What is made of a part is a part of the output, with verdicts, receipt and status of its own. Ranks take turns at the
-parts, and write theirs whole: joining is only looking whether all are there.
+What is made of a part is a part of the output, with verdicts, receipt and status of its own. Rank i of N processes
+the parts i, i+N, and so on, and writes them whole: joining only looks whether all are there.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+import pyarrow as pa
+
 from clipsheet import tables
 from clipsheet.engine.ranks import Share, carry_through
 from clipsheet.errors import Incomplete, MetaError, storing
 from clipsheet.outcome import Status
+from clipsheet.scorer import Scorer
 
 #: Counts that those of the parts add up to.
 SUMS = ("rows_in", "rows_out", "scored", "failed_rows", "pending")
@@ -39,6 +42,13 @@ def goes_by_parts(paths: Sequence[Path], output: Path) -> bool:
     return len(paths) == 1 and tables.is_folder(paths[0]) and output.suffix == ".parquet"
 
 
+def types_in(output: Path, scorers: Sequence[Scorer]) -> dict[str, pa.DataType]:
+    """The types of the columns of scorers in a part, which must not depend on the cells of that part."""
+    kinds = {"int": pa.int64(), "float": pa.float64()}
+    columns = [column for scorer in scorers for column in scorer.columns] if tables.is_part(output) else []
+    return {column.name: kinds.get(column.kind, pa.large_string()) for column in columns}
+
+
 def over_parts(source: Path, status: Status, share: Share, on_part: OnPart) -> Status:
     """Do this process's share of a table of parts.
 
@@ -46,8 +56,9 @@ def over_parts(source: Path, status: Status, share: Share, on_part: OnPart) -> S
         MetaError: a part is missing or torn, or the output is another kind of file.
     """
     parts = tables.parts(source)
-    if status.output.is_file():
-        raise MetaError(f"{status.output}: a file, where a folder of parts is to be; move it away")
+    for folder in (status.output, *(tables.sidecar(status.output, kind) for kind in ("failed", "dropped"))):
+        if folder.is_file():
+            raise MetaError(f"{folder}: a file, where a folder of parts is to be written; move it away")
     with storing(status.output):
         status.output.mkdir(parents=True, exist_ok=True)
 

@@ -1,6 +1,6 @@
 """What this process does of a run that several share, and who writes the table in the end.
 
-No process waits for another. Each does its share and keeps its verdicts in a file of its own; whoever ends last of a
+No process waits for another. Each does its share and keeps its verdicts in a file of its own; the last process of a
 launch (torchrun, accelerate, srun), or `--join`, puts them together by key. So it does not matter in which order
 processes run, whether one is started again, or whether two do the same share.
 """
@@ -65,7 +65,7 @@ def carry_through(
         return _make(status, finish, compute if share.computes else None)
     turnout = _Turnout(status.output, share.rank) if share.joins == "last" else None
     part = dataclasses.replace(status, share=(share.rank.index, share.rank.world))
-    if places.exists(status.path):  # of an earlier run, whose success is not this one's
+    if places.exists(status.path):  # it may say that an earlier run succeeded
         status.write("running")
     number = f"{share.rank.index}-of-{share.rank.world}"
     with working_on(status.output.with_name(f"{status.output.name}.{number}")), recording(part):
@@ -79,7 +79,7 @@ def carry_through(
 
 
 def repeated(status: Status, facts: Mapping[str, Any], max_failed: float) -> Status:
-    """The status of a table that would come out as it is: as it was when the table was made."""
+    """The status of a table that needs no work: the counts of the run that wrote it."""
     with recording(status):
         for name in FACTS:
             setattr(status, name, facts[name])

@@ -16,7 +16,7 @@ from clipsheet import places, tables
 from clipsheet.engine import launch
 from clipsheet.engine.batches import Pass
 from clipsheet.engine.join import join, with_earlier_kept
-from clipsheet.engine.parts import goes_by_parts, over_parts
+from clipsheet.engine.parts import goes_by_parts, over_parts, types_in
 from clipsheet.engine.pool import Pool
 from clipsheet.engine.ranks import Share, carry_through, is_lasting, repeated
 from clipsheet.engine.sample import SampleJob, Task
@@ -108,7 +108,7 @@ def _opens_files(work: Sequence[Work], embeddings: Sequence[Embedding]) -> bool:
 
 
 def _any_time(seconds: float) -> None:
-    """Nobody waits with a clock."""
+    """No time limit: the job runs in this process, which cannot kill it."""
 
 
 def run_scorers(
@@ -214,7 +214,7 @@ class _Run:
             self.rows = self._read()
         joined = join(self.rows, self._scorers, self._options, self._store)
         status.hours_in = status.hours_out = tables.hours(joined.frame)
-        tables.write(joined.frame, status.output)
+        tables.write(joined.frame, status.output, types_in(status.output, self._scorers))
         tables.write_sidecar(joined.failed, status.output, "failed")
         status.rows_in = status.rows_out = len(joined.frame)
         status.failed, status.failed_rows = joined.status_counts, joined.failed_rows

@@ -16,7 +16,7 @@ import pyarrow as pa
 from clipsheet import places, tables
 from clipsheet.engine import run
 from clipsheet.engine.desk import WorkDesk
-from clipsheet.engine.parts import goes_by_parts, over_parts
+from clipsheet.engine.parts import goes_by_parts, over_parts, types_in
 from clipsheet.engine.ranks import Share, carry_through, is_lasting, repeated
 from clipsheet.media import VERSION
 from clipsheet.options import RankOptions, RunOptions
@@ -129,7 +129,8 @@ class _Run:
         if self._step.looks_at_files:
             self.rows.marks()  # as they are before anything is made of them
         made = self._step.carry_out(self.rows, desk)
-        tables.write_parts(made.kept, self._step.outputs(self._output, self._options.output))
+        outputs = self._step.outputs(self._output, self._options.output)
+        tables.write_parts(made.kept, outputs, types_in(self._output, self._step.scorers))
         none = made.kept.iloc[:0]
         tables.write_sidecar(none if made.dropped is None else made.dropped, self._output, "dropped")
         tables.write_sidecar(none if made.failed is None else made.failed, self._output, "failed")

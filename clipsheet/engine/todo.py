@@ -167,7 +167,7 @@ def _first_of_each(keys: pa.Array) -> np.ndarray:
 
 
 def filled(frame: pd.DataFrame, scorer: Scorer) -> np.ndarray:
-    """[N] bool: rows where every column of the scorer holds a value but for remarks, and it has columns."""
+    """[N] bool: rows where all columns of the scorer hold a value; those marked `remark` may be empty."""
     filled = np.full(len(frame), bool(scorer.columns))
     for column in scorer.columns:
         if not column.remark:

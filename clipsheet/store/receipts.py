@@ -1,7 +1,7 @@
 """Receipts: what a finished table was made of, so that a run with nothing to do reads no table to find that out.
 
-    .clipsheet/receipts/<output>.json   what it was made of, by whom, and how the run ended
-    .clipsheet/receipts/<digest>.files  the files that its rows named, with size and modification time
+    .clipsheet/receipts/<output>.json   input and output tables, tool, version, parameters, and the counts of the run
+    .clipsheet/receipts/<output>.files  the files that its rows name, with size and modification time
 
 A receipt holds as long as everything in it is as it was: the tables that were read and those that were written, the
 files of the rows, and the verdicts. Whatever differs is no error: the table is made in the usual way.
@@ -9,7 +9,6 @@ files of the rows, and the verdicts. Whatever differs is no error: the table is 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -25,7 +24,7 @@ import pyarrow.feather as feather
 from clipsheet import places, tables
 from clipsheet.errors import storing
 from clipsheet.store.cells import Cells
-from clipsheet.store.keys import ROWS_PER_PART, file_marks
+from clipsheet.store.keys import file_marks
 from clipsheet.store.locks import FOLDER
 
 
@@ -34,7 +33,7 @@ class Receipt:
     """What a table would be made of.
 
     Attributes:
-        made_by: all that decides about it beside its inputs, in one line.
+        made_by: tool, version and parameters, in one line.
         inputs: the tables that are read.
         output: the table that is written; the dropped and failed rows stand beside it.
         others: further tables that are written.
@@ -49,6 +48,10 @@ class Receipt:
     def _path(self) -> Path:
         return self.output.parent / FOLDER / "receipts" / f"{self.output.name}.json"
 
+    @property
+    def _files(self) -> Path:
+        return self._path.with_suffix(".files")
+
     def recall(self) -> dict[str, Any] | None:
         """How the run ended that made the table, if it would come out the same again; else None."""
         try:
@@ -57,9 +60,7 @@ class Receipt:
                 return None
             if not all(_stamp(Path(path)) == stamp for path, stamp in kept["verdicts"]):
                 return None
-            files = (
-                feather.read_table(self._path.with_name(f"{kept['files']}.files")) if kept["files"] else None
-            )
+            files = feather.read_table(self._files) if kept["files"] else None
         except (OSError, ValueError, TypeError, KeyError, pa.ArrowException):
             return None
         if files is not None and not files.column(1).equals(pa.chunked_array([file_marks(files.column(0))])):
@@ -76,7 +77,7 @@ class Receipt:
         """The table was made so: remember it.
 
         Args:
-            status: what is to be said of it again.
+            status: the counts, which the next run repeats.
             files: `path` and `mark` (see places.mark) of those that it was made from, and of those that were made.
             verdicts: where the results are kept that went into it.
             read: the stamps of the inputs when they were read; if they have changed since, nothing is kept.
@@ -89,41 +90,25 @@ class Receipt:
             "made_by": self.made_by,
             "tables": self._tables(),
             "verdicts": [[os.fspath(p), _stamp(p)] for cells in verdicts for p in cells.files()],
-            "files": self._keep_files(files) if len(files) else "",
+            "files": self._keep_files(files),
             "status": dict(status),
         }
         with places.replacing(self._path) as file:
             file.write(json.dumps(entry).encode())
-        self._forget_unused()
 
     def _tables(self) -> list[list[Any]]:
         beside = [tables.sidecar(self.output, kind) for kind in ("failed", "dropped")]
         written = dict.fromkeys([self.output, *self.others, *beside])
         return [[os.fspath(path), _stamp(path)] for path in (*self.inputs, *written)]
 
-    def _keep_files(self, files: pa.Table) -> str:
-        digest = hashlib.blake2b(digest_size=12)
-        for batch in files.to_batches(ROWS_PER_PART):
-            digest.update(
-                "\0".join([*batch[0].to_pylist(), *batch[1].to_pylist()]).encode("utf-8", "surrogatepass")
-            )
-        path = self._path.with_name(f"{digest.hexdigest()}.files")
-        if not places.exists(path):
-            with places.replacing(path) as file:
-                feather.write_feather(files, file, compression="lz4")
-        return digest.hexdigest()
-
-    def _forget_unused(self) -> None:
-        """Remove lists of files that no receipt names any more."""
-        used = set()
-        for path in places.entries(self._path.parent, "*.json"):
-            try:
-                used.add(json.loads(places.read(path))["files"])
-            except (OSError, ValueError, TypeError, KeyError):  # of another version
-                places.remove(path)
-        for path in places.entries(self._path.parent, "*.files"):
-            if path.stem not in used:
-                places.remove(path)
+    def _keep_files(self, files: pa.Table) -> bool:
+        """Keep the list of files; returns whether there is one."""
+        if not len(files):
+            places.remove(self._files)
+            return False
+        with places.replacing(self._files) as file:
+            feather.write_feather(files, file, compression="lz4")
+        return True
 
 
 def _stamp(path: Path) -> list[int] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import itertools
 import sys
@@ -37,17 +38,10 @@ def read_csv(path: Path) -> pd.DataFrame:
     Raises:
         MetaError: with record and line, for everything that a lenient reader would guess at.
     """
-    try:
-        with places.reader(path) as file:
-            table = _read_csv(file, path)
-        release_memory()
-        return table.to_pandas(types_mapper=pd.ArrowDtype, ignore_metadata=True)
-    except FileNotFoundError:
-        raise MetaError(f"{path}: no such table") from None
-    except UnicodeDecodeError as error:
-        raise _not_utf8(path) from error
-    except OSError as error:
-        raise MetaError(f"{path}: cannot be read: {error.strerror}") from error
+    with _opened(path) as file:
+        table = _read_csv(file, path)
+    release_memory()
+    return table.to_pandas(types_mapper=pd.ArrowDtype, ignore_metadata=True)
 
 
 def read_header(path: Path) -> list[str]:
@@ -56,10 +50,16 @@ def read_header(path: Path) -> list[str]:
     Raises:
         MetaError: as read_csv() does, as far as that can be known from the beginning of the file.
     """
+    with _opened(path) as file:
+        return _checked_header(file, path)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """A CSV file while it is read; what goes wrong meanwhile is a MetaError."""
     try:
         with places.reader(path) as file:
-            next((block for block in _checked_blocks(file, path) if block.strip()), None)
-            return _header(file, path)
+            yield file
     except FileNotFoundError:
         raise MetaError(f"{path}: no such table") from None
     except UnicodeDecodeError as error:
@@ -70,8 +70,7 @@ def read_header(path: Path) -> list[str]:
 
 def _read_csv(file: IO[bytes], path: Path) -> pa.Table:
     before = places.stamp_of(file)
-    next((block for block in _checked_blocks(file, path) if block.strip()), None)
-    names = _header(file, path)
+    names = _checked_header(file, path)
     table = _parse_fast(file, names, path)
     if table is None:  # only the strict parser can tell what is meant
         table = _parse_strictly(file, names, path)
@@ -107,7 +106,9 @@ def _checked_blocks(file: IO[bytes], path: Path) -> Iterator[bytes]:
         raise MetaError(f"{path}: empty; a table begins with a header line that names its columns")
 
 
-def _header(file: IO[bytes], path: Path) -> list[str]:
+def _checked_header(file: IO[bytes], path: Path) -> list[str]:
+    """The names of the columns; raises a MetaError where the file does not begin like a text table."""
+    next((block for block in _checked_blocks(file, path) if block.strip()), None)
     try:
         names = next(row for row in _strict_reader(file) if row)
     except csv.Error as error:

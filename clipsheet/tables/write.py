@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -13,28 +14,38 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clipsheet import places
+from clipsheet.errors import MetaError
 from clipsheet.tables.cells import TEXT, TEXT_COLUMNS, as_text
 from clipsheet.tables.names import sidecar
 
 ROWS_PER_WRITE = 1 << 14
+NO_TYPES: Mapping[str, pa.DataType] = MappingProxyType({})
 
 
-def write(frame: pd.DataFrame, path: Path) -> None:
+def write(frame: pd.DataFrame, path: Path, types: Mapping[str, pa.DataType] = NO_TYPES) -> None:
     """Write a table in place of `path`, all of it or nothing.
+
+    Args:
+        types: of some columns in a Parquet file; that of others follows from their cells.
 
     Raises:
         StorageError: the disk is full, read-only or gone; what stood at `path` is untouched.
     """
-    write_parts(frame, [path])
+    write_parts(frame, [path], types)
 
 
-def write_parts(frame: pd.DataFrame, paths: Sequence[Path]) -> None:
+def write_parts(
+    frame: pd.DataFrame, paths: Sequence[Path], types: Mapping[str, pa.DataType] = NO_TYPES
+) -> None:
     """Write a table as parts of equal length, in which a column has one and the same type.
+
+    Args:
+        types: see write().
 
     Raises:
         StorageError: as for write().
     """
-    table = _typed(frame) if paths[0].suffix == ".parquet" else None
+    table = _typed(frame, types) if paths[0].suffix == ".parquet" else None
     start = 0
     for path, rows in zip(paths, np.array_split(np.arange(len(frame)), len(paths)), strict=True):
         with places.replacing(path, keep_same=True) as file:
@@ -49,6 +60,8 @@ def write_parts(frame: pd.DataFrame, paths: Sequence[Path]) -> None:
 def write_sidecar(frame: pd.DataFrame, output: Path, kind: str) -> None:
     """Write `<output stem>_<kind>`, or remove an old one when there is nothing to say."""
     path = sidecar(output, kind)
+    if places.is_folder(path):
+        raise MetaError(f"{path}: a folder, where the {kind} rows are to be written; move it away")
     if len(frame):
         write(frame, path)
     else:
@@ -96,16 +109,27 @@ def _join(*parts: pa.Array | pa.ChunkedArray | str, separator: str) -> pa.Array 
     return pc.binary_join_element_wise(*large, pa.scalar(separator, pa.large_string()))
 
 
-def _typed(frame: pd.DataFrame) -> pa.Table:
+def _typed(frame: pd.DataFrame, types: Mapping[str, pa.DataType]) -> pa.Table:
     """Columns for Parquet: text becomes integers or floats where every cell is exactly that number."""
     columns = {}
     for name in frame.columns:
         column = pa.array(frame[name])
         if frame[name].dtype == TEXT:
             column = pc.if_else(pc.equal(column, ""), None, column)
-            column = column if name in TEXT_COLUMNS else _exact_numbers(column)
+            if name in types:
+                column = _cast(column, types[name])
+            elif name not in TEXT_COLUMNS:
+                column = _exact_numbers(column)
         columns[name] = column
     return pa.table(columns)
+
+
+def _cast(column: pa.Array | pa.ChunkedArray, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
+    """Text as another type; as it is where a cell does not hold such a value."""
+    try:
+        return pc.cast(column, kind)
+    except pa.ArrowInvalid:
+        return column
 
 
 #: How Python writes a number, and a plain decimal; not `007`, `+1` or `1e5`.
