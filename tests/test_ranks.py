@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -212,6 +214,40 @@ def test_ranks_share_the_files_that_a_step_writes(tmp_path: Path, monkeypatch: p
     assert [status.exit_code for status in codes] == [0, 4, 0, 0]
     assert tables["many"] == tables["one"]
     assert len(read_table(output)) == 3
+
+
+def test_a_source_that_is_missing_fails_its_row_in_ranks_too(tmp_path: Path) -> None:
+    row = {"path": str(tmp_path / "gone.mp4"), "timestamp": json.dumps([["00:00:00.000", "00:00:00.400"]])}
+    table = write_table(tmp_path / "v.csv", [row])
+    for share in (rank(0, 2), rank(1, 2), JOIN):
+        status = run_step(
+            [str(table)], Cut(save_dir=str(tmp_path / "clips")), RunOptions(max_failed=1.0), share
+        )
+    assert (status.exit_code, status.failed) == (0, {"cut: missing": 1})
+
+
+def test_files_of_others_that_look_half_written_are_left_alone(tmp_path: Path) -> None:
+    video = footage.numbered(tmp_path / "a.mp4", 20)
+    row = {"path": str(video), "timestamp": json.dumps([["00:00:00.000", "00:00:00.400"]])}
+    table = write_table(tmp_path / "v.csv", [row])
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    users, dead = clips / ".download.mov.part", clips / f".0123abcd.{socket.gethostname()}.4999999.part"
+    for path in (users, dead):
+        path.touch()
+        os.utime(path, (1, 1))
+    run_step([str(table)], Cut(save_dir=str(clips), preset="ultrafast"), RunOptions(num_workers=1))
+    assert users.exists()
+    assert not dead.exists()
+
+
+def test_two_tables_of_one_launch_are_both_written(table: Path, tmp_path: Path) -> None:
+    other = tmp_path / "n.csv"
+    shutil.copyfile(table, other)
+    for index in range(2):
+        for one in (table, other):
+            score(one, Share(Rank(index, 2, launch="some-launch"), joins="last"))
+    assert table.with_name("m_words.csv").read_bytes() == table.with_name("n_words.csv").read_bytes()
 
 
 def test_a_step_that_shares_nothing_is_made_by_the_join(table: Path) -> None:
